@@ -1,0 +1,68 @@
+"""Begin a run: the same few checks for whoever asks, a caller of the API or the schedule."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from registry.errors import BadInput, Conflict, TooLittleFeedback
+from registry.records import ExpertRef, Run, RunSpec, SnapshotRef, Version, now
+from registry.snapshots import freeze
+
+if TYPE_CHECKING:
+    from registry.registry import Registry
+
+MIN_FEEDBACK = 80
+"""Fewest usable items for a run: half are searched on, and the gate does not decide on fewer than thirty unseen ones."""
+
+
+def begin(registry: Registry, spec: RunSpec, *, by: str) -> Run:
+    """Freeze a snapshot of the adapter's feedback and record a run on it, ready to be advanced.
+
+    Errors: AdapterUnknown; BadInput for experts that do not exist or are too few, or an adapter that has no champion;
+    TooLittleFeedback; RunGoing. On any of them nothing is left behind but the snapshot's bytes, which no record names.
+    """
+    adapter = registry.adapter(spec.adapter)
+    if adapter.rollout.champion is None:
+        raise Conflict(f"'{spec.adapter}' has no champion to improve on. Import a version first.", adapter=spec.adapter)
+    champion = registry.version(spec.adapter, adapter.rollout.champion)
+    experts = _experts(registry, spec)
+    feedback = registry.feedback.all(spec.adapter)
+    snapshot = freeze(spec.adapter, feedback, limit_search=spec.search_items, seed=spec.seed, at=now())
+    have, need = len(snapshot.search) + len(snapshot.confirm), spec.min_feedback or MIN_FEEDBACK
+    if have < need:
+        raise TooLittleFeedback(spec.adapter, have=have, need=need)
+    stored = registry.artifacts.put_json(snapshot.model_dump(mode="json"))
+    run = Run(
+        id=f"run-{secrets.token_hex(5)}",
+        spec=spec,
+        created_at=now(),
+        created_by=by,
+        rollout_revision=adapter.rollout.revision,
+        champion=_reference(champion),
+        experts=tuple(_reference(expert) for expert in experts),
+        snapshot=SnapshotRef(digest=stored, search=len(snapshot.search), confirm=len(snapshot.confirm)),
+        feedback_seen=len(feedback),
+    )
+    return registry.runs.create(run)
+
+
+def _experts(registry: Registry, spec: RunSpec) -> list[Version]:
+    """The versions that the search starts from: those asked for, else every import that is not retired."""
+    if spec.experts is None:
+        found = [
+            version for version in registry.versions(spec.adapter) if version.origin == "import" and not version.retired
+        ]
+        found.sort(key=lambda version: version.version)
+    else:
+        found = [registry.version(spec.adapter, number) for number in dict.fromkeys(spec.experts)]
+    if len(found) < 2:
+        raise BadInput(
+            f"A search needs at least two experts, '{spec.adapter}' has {len(found)}. Import more versions.",
+            field="experts",
+        )
+    return found
+
+
+def _reference(version: Version) -> ExpertRef:
+    return ExpertRef(version=version.version, digest=version.digest, name=version.label or f"v{version.version}")

@@ -1,0 +1,217 @@
+"""Every error that leaves Shoal, as one tree; each knows the HTTP status it becomes.
+
+::
+
+    ShoalError                     500
+    |-- NotFound                   404
+    |   |-- AdapterUnknown
+    |   |-- VersionUnknown
+    |   |-- InteractionUnknown
+    |   `-- RunUnknown
+    |-- Conflict                   409
+    |   |-- RolloutMoved           the caller saw an older revision
+    |   |-- NothingEarlier         no earlier version to roll back to
+    |   |-- VersionWithdrawn       was rolled back; promotes only by hand
+    |   |-- VersionRetired
+    |   |-- NotReady               a live replica cannot serve the version
+    |   `-- RunGoing               one run an adapter at a time
+    |-- BadInput                   422   the message names the field and the remedy
+    |   |-- AdapterRefused               the weights may not be registered, with the reason
+    |   |-- FeedbackConflict             409: the id is taken by other content
+    |   `-- TooLittleFeedback
+    |-- TooLarge                   413
+    |-- ArtifactMissing            500   bytes that a record names are gone or do not match their digest
+    `-- RegistryDown               503   Redis cannot be reached
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ShoalError(Exception):
+    """The root: a sentence for a person, a code for a program, details for both."""
+
+    status = 500
+    code = "internal"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def body(self) -> dict[str, Any]:
+        """The one error body under ``/api``."""
+        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
+
+
+class NotFound(ShoalError):
+    status = 404
+    code = "not_found"
+
+
+class AdapterUnknown(NotFound):
+    code = "adapter_unknown"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(f"There is no adapter '{adapter}'. `shoal adapters` lists those there are.", adapter=adapter)
+
+
+class VersionUnknown(NotFound):
+    code = "version_unknown"
+
+    def __init__(self, adapter: str, version: int) -> None:
+        super().__init__(
+            f"There is no version {adapter}@{version}. `shoal versions {adapter}` lists those there are.",
+            adapter=adapter,
+            version=version,
+        )
+
+
+class InteractionUnknown(NotFound):
+    code = "interaction_unknown"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"No answer is recorded under request id '{request_id}'. Send 'prompt' (or 'messages') and 'answer' inline.",
+            request_id=request_id,
+        )
+
+
+class RunUnknown(NotFound):
+    code = "run_unknown"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"There is no run '{run_id}'. `shoal runs` lists those there are.", run_id=run_id)
+
+
+class Conflict(ShoalError):
+    status = 409
+    code = "conflict"
+
+
+class RolloutMoved(Conflict):
+    code = "rollout_moved"
+
+    def __init__(self, adapter: str, *, expected: int, actual: int, rollout: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            f"The rollout of '{adapter}' is at revision {actual}, not {expected}: somebody moved it. Read it and decide again.",
+            adapter=adapter,
+            expected_revision=expected,
+            actual_revision=actual,
+            rollout=rollout or {},
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class NothingEarlier(Conflict):
+    code = "nothing_earlier"
+
+    def __init__(self, adapter: str, champion: int | None, to: int | None = None) -> None:
+        if to is None:
+            message = f"'{adapter}' has no champion before {champion}: there is nothing to roll back to."
+        else:
+            message = f"{adapter}@{to} is not earlier than the champion {champion}. To move forward, promote it."
+        super().__init__(message, adapter=adapter, champion=champion, to=to)
+
+
+class VersionWithdrawn(Conflict):
+    code = "version_withdrawn"
+
+    def __init__(self, adapter: str, version: int) -> None:
+        super().__init__(
+            f"{adapter}@{version} was rolled back and is not promoted again by itself. Promote it by hand if you mean it.",
+            adapter=adapter,
+            version=version,
+        )
+
+
+class VersionRetired(Conflict):
+    code = "version_retired"
+
+    def __init__(self, adapter: str, version: int) -> None:
+        super().__init__(f"{adapter}@{version} is retired and cannot be served.", adapter=adapter, version=version)
+
+
+class NotReady(Conflict):
+    code = "not_ready"
+
+    def __init__(self, adapter: str, version: int, reasons: dict[str, str]) -> None:
+        told = "; ".join(f"{replica}: {reason}" for replica, reason in sorted(reasons.items()))
+        super().__init__(
+            f"{adapter}@{version} cannot be promoted, the champion has not moved. {told}",
+            adapter=adapter,
+            version=version,
+            replicas=reasons,
+        )
+
+
+class RunGoing(Conflict):
+    code = "run_going"
+
+    def __init__(self, adapter: str, run_id: str) -> None:
+        super().__init__(
+            f"Run {run_id} for '{adapter}' is still going. Watch it, or cancel it: `shoal runs cancel {run_id}`.",
+            adapter=adapter,
+            run_id=run_id,
+        )
+
+
+class BadInput(ShoalError):
+    status = 422
+    code = "bad_input"
+
+
+class AdapterRefused(BadInput):
+    """The weights may not be registered; ``reason`` is a slug that tests and dashboards can count."""
+
+    code = "adapter_refused"
+
+    def __init__(self, reason: str, message: str, **details: Any) -> None:
+        super().__init__(message, reason=reason, **details)
+        self.reason = reason
+
+
+class FeedbackConflict(BadInput):
+    status = 409
+    code = "feedback_conflict"
+
+    def __init__(self, feedback_id: str) -> None:
+        super().__init__(
+            f"Feedback id '{feedback_id}' is taken by other content. Use a new id, or leave 'id' out.",
+            feedback_id=feedback_id,
+        )
+
+
+class TooLittleFeedback(BadInput):
+    code = "too_little_feedback"
+
+    def __init__(self, adapter: str, *, have: int, need: int) -> None:
+        super().__init__(
+            f"'{adapter}' has {have} usable feedback items, a run needs at least {need}. Collect more, or lower 'min_feedback'.",
+            adapter=adapter,
+            have=have,
+            need=need,
+        )
+
+
+class TooLarge(ShoalError):
+    status = 413
+    code = "too_large"
+
+
+class ArtifactMissing(ShoalError):
+    code = "artifact_missing"
+
+    def __init__(self, digest: str, why: str) -> None:
+        super().__init__(f"Artifact {digest} cannot be read: {why}", digest=digest)
+
+
+class RegistryDown(ShoalError):
+    status = 503
+    code = "registry_down"
+
+    def __init__(self, why: str = "") -> None:
+        told = f": {why}" if why else ""
+        super().__init__(f"Redis cannot be reached{told}. Try again: repeated under one id, nothing is done twice.")

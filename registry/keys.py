@@ -1,0 +1,99 @@
+"""Every Redis key of the registry, in one table.
+
+=====================================  ======  ==============================================================
+key (after the namespace)              type    holds
+=====================================  ======  ==============================================================
+``adapters``                           set     the adapter names; a name counts once its record is there
+``changes``                            channel the name of an adapter whose rollout or versions changed (a hint)
+``{name}:adapter``                     hash    created_at, created_by, versions (count), events (count)
+``{name}:rollout``                     hash    revision, record (a Rollout as JSON)
+``{name}:versions``                    hash    number -> a Version as JSON, written once, never again
+``{name}:retired``                     set     the numbers that are retired
+``{name}:digests``                     hash    digest -> number
+``{name}:history``                     stream  entry N-0 is the Nth event: field ``event``, an Event as JSON
+``{name}:operation:ID``                string  what the operation was answered, a Rollout as JSON; expires
+``{name}:feedback``                    hash    feedback id -> sha256 of its content, a space, Feedback as JSON
+``{name}:feedback-order``              zset    feedback id -> its place, 1 for the first
+``interaction:{ID}``                   string  an Interaction as JSON; expires
+``{:replicas}:until`` / ``:records``   zset /  replica id -> the second its record ends / a Replica as JSON
+                                       hash
+``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / empty
+                                       hash
+``runs``                               zset    run id -> created at, seconds
+``{run:ID}:PART``                      any     what belongs to one run (see ``registry/runs.py``)
+``{name}:run``                         string  the run that is going for the adapter
+=====================================  ======  ==============================================================
+
+The braces are Redis hash tags: what one Lua file touches lies in one slot. An adapter name holds neither a colon
+nor a brace, so no adapter can be named into another table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names under one namespace, so that several Shoals (or tests) can share a Redis."""
+
+    namespace: str = "shoal"
+
+    @property
+    def adapters(self) -> str:
+        return f"{self.namespace}:adapters"
+
+    @property
+    def changes(self) -> str:
+        return f"{self.namespace}:changes"
+
+    def of(self, adapter: str, part: str) -> str:
+        """A key of one adapter. With ``*`` as the adapter: the pattern that SORT ... GET fills in."""
+        return f"{self.namespace}:{{{adapter}}}:{part}"
+
+    def adapter(self, adapter: str) -> str:
+        return self.of(adapter, "adapter")
+
+    def rollout(self, adapter: str) -> str:
+        return self.of(adapter, "rollout")
+
+    def versions(self, adapter: str) -> str:
+        return self.of(adapter, "versions")
+
+    def retired(self, adapter: str) -> str:
+        return self.of(adapter, "retired")
+
+    def digests(self, adapter: str) -> str:
+        return self.of(adapter, "digests")
+
+    def history(self, adapter: str) -> str:
+        return self.of(adapter, "history")
+
+    def operation(self, adapter: str, operation_id: str) -> str:
+        return self.of(adapter, f"operation:{operation_id}")
+
+    def feedback(self, adapter: str) -> str:
+        return self.of(adapter, "feedback")
+
+    def feedback_order(self, adapter: str) -> str:
+        return self.of(adapter, "feedback-order")
+
+    def interaction(self, request_id: str) -> str:
+        return f"{self.namespace}:interaction:{{{request_id}}}"
+
+    def until(self, table: str) -> str:
+        """The ends of the records of a table that expire one by one: ``replicas`` or ``wanted``."""
+        return f"{self.namespace}:{{:{table}}}:until"
+
+    def records(self, table: str) -> str:
+        return f"{self.namespace}:{{:{table}}}:records"
+
+    @property
+    def runs(self) -> str:
+        return f"{self.namespace}:runs"
+
+    def run(self, run_id: str, part: str = "record") -> str:
+        return f"{self.namespace}:{{run:{run_id}}}:{part}"
+
+    def going(self, adapter: str) -> str:
+        return self.of(adapter, "run")

@@ -1,0 +1,26 @@
+-- Adds feedback, all of it or (when an id is taken by other content) none.
+--
+-- KEYS  1 {name}:feedback        hash  id -> sha256 of the content (64 characters), a space, feedback JSON
+--       2 {name}:feedback-order  zset  id -> its place, 1 for the first
+-- ARGV  triples of: id, sha256 of the content, feedback JSON. No id twice.
+-- Answers {'conflict', id} (and nothing changed), or {'done', ...} with '' for each that is new, else the JSON held.
+
+for place = 1, #ARGV, 3 do
+  local held = redis.call('HGET', KEYS[1], ARGV[place])
+  if held and string.sub(held, 1, 64) ~= ARGV[place + 1] then
+    return {'conflict', ARGV[place]}
+  end
+end
+
+local answer = {'done'}
+for place = 1, #ARGV, 3 do
+  local held = redis.call('HGET', KEYS[1], ARGV[place])
+  if held then
+    answer[#answer + 1] = string.sub(held, 66)
+  else
+    redis.call('HSET', KEYS[1], ARGV[place], ARGV[place + 1] .. ' ' .. ARGV[place + 2])
+    redis.call('ZADD', KEYS[2], redis.call('ZCARD', KEYS[2]) + 1, ARGV[place])
+    answer[#answer + 1] = ''
+  end
+end
+return answer

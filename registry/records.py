@@ -1,0 +1,292 @@
+"""The nouns of Shoal as frozen records. Pure: pydantic and the standard library only.
+
+A record never changes; a change is a new record and an event. Times are UTC, ISO 8601. Numbers are plain JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+ADAPTER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+AdapterName = Annotated[str, StringConstraints(pattern=rf"^{ADAPTER_NAME.pattern}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+def now() -> datetime:
+    """The one clock of the registry."""
+    return datetime.now(UTC)
+
+
+class Record(BaseModel):
+    """A frozen value with a schema number, so that an older Shoal can refuse a newer record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExpertRef(Record):
+    """One expert of a hull: which version, which bytes, and the short name that formulas print."""
+
+    version: int
+    digest: Digest
+    name: str
+
+
+class Lineage(Record):
+    """What a version is made of: enough to build the same bytes again."""
+
+    run_id: str
+    experts: tuple[ExpertRef, ...]
+    coefficients: tuple[float, ...]
+    space: Literal["factors", "delta"]
+    formula: str
+    rank: int
+    retained_energy: float
+    optimizer: str
+    seed: int
+    snapshot: Digest
+    gate: dict[str, Any] = Field(default_factory=dict)
+
+
+class Version(Record):
+    """An immutable integer under an adapter, with the digest of its weights."""
+
+    adapter: AdapterName
+    version: int = Field(ge=1)
+    digest: Digest
+    label: str = ""
+    origin: Literal["import", "run"] = "import"
+    rank: int
+    size: int
+    created_at: datetime
+    created_by: str
+    note: str = ""
+    lineage: Lineage | None = None
+    retired: bool = False
+    schema_number: int = 1
+
+    @property
+    def engine_name(self) -> str:
+        """The name that an engine, a client and a log all use: ``support-bot@7``. Never reused."""
+        return f"{self.adapter}@{self.version}"
+
+
+class Rollout(Record):
+    """Which version answers which share of an adapter's traffic.
+
+    ``trail`` holds the champions before this one, oldest first: rolling back pops it, so that going back twice goes
+    further back and never forward. ``withdrawn`` holds versions that were rolled back: nothing promotes them by itself.
+    """
+
+    adapter: AdapterName
+    revision: int = Field(ge=0)
+    champion: int | None = None
+    challenger: int | None = None
+    challenger_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    trail: tuple[int, ...] = ()
+    withdrawn: tuple[int, ...] = ()
+    moved_at: datetime
+    schema_number: int = 1
+
+    @property
+    def pinned(self) -> tuple[int, ...]:
+        """The versions that every replica keeps loaded: champion, challenger, and the way back."""
+        wanted = (self.champion, self.challenger, self.trail[-1] if self.trail else None)
+        return tuple(dict.fromkeys(version for version in wanted if version is not None))
+
+
+class Adapter(Record):
+    """A named line of versions that a model id points to."""
+
+    name: AdapterName
+    created_at: datetime
+    created_by: str
+    versions: int = 0
+    rollout: Rollout
+
+
+EventKind = Literal["created", "registered", "promoted", "rolled_back", "canary_started", "canary_ended", "retired"]
+_SENTENCES = {
+    "created": "{by} created {adapter}",
+    "registered": "{by} registered {adapter}@{version}",
+    "promoted": "{by} promoted {adapter} from {before} to {after}",
+    "rolled_back": "{by} rolled {adapter} back from {before} to {after}",
+    "canary_started": "{by} put {adapter}@{version} on trial",
+    "canary_ended": "{by} ended the trial of {adapter}@{version}",
+    "retired": "{by} retired {adapter}@{version}",
+}
+_FIRST = "{by} promoted {adapter} to {after}"
+
+
+class Event(Record):
+    """One change, as history keeps it: who, when, why, from, to. It prints as a sentence.
+
+    ``number`` is its place in the adapter's history, 1 for the first, without gaps; the store gives it.
+    """
+
+    kind: EventKind
+    number: int = 0
+    adapter: AdapterName
+    at: datetime
+    by: str
+    reason: str = ""
+    version: int | None = None
+    before: int | None = None
+    after: int | None = None
+    revision: int
+    operation_id: str = ""
+    details: dict[str, Any] = Field(default_factory=dict)
+    schema_number: int = 1
+
+    def __str__(self) -> str:
+        sentence = _FIRST if self.kind == "promoted" and self.before is None else _SENTENCES[self.kind]
+        words = sentence.format(**self.model_dump())
+        return f"{words}: {self.reason}" if self.reason else words
+
+
+class Message(Record):
+    """One chat message, as the OpenAI API spells it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    role: str
+    content: str
+
+
+class Interaction(Record):
+    """One answer and the version that gave it; kept so that feedback by request id can be joined."""
+
+    request_id: str
+    adapter: AdapterName
+    version: int
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    answer: str
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    finish_reason: str | None = None
+    at: datetime
+    seconds: float = 0.0
+    schema_number: int = 1
+
+
+class Feedback(Record):
+    """What one rater said of one answer: a rating in [0, 1], a correction, or a preferred / rejected pair."""
+
+    id: str
+    adapter: AdapterName
+    version: int | None = None
+    request_id: str | None = None
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    rating: float | None = Field(default=None, ge=0.0, le=1.0)
+    correction: str | None = None
+    preferred: str | None = None
+    rejected: str | None = None
+    rater: str = "anonymous"
+    comment: str = ""
+    at: datetime
+    schema_number: int = 1
+
+
+class SnapshotItem(Record):
+    """One example that a utility scores: a prompt, what was good, what was bad.
+
+    ``good`` is a correction, a preferred answer or an answer rated up; ``bad`` a rejected answer or one rated down.
+    ``checkable``: ``good`` is the right answer as far as its rater knows, so exact match against it is meaningful.
+    """
+
+    digest: Digest
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    good: str | None = None
+    bad: str | None = None
+    checkable: bool = False
+
+
+class Snapshot(Record):
+    """A frozen, digest-named set of feedback items, split into search and confirm, disjoint by content hash."""
+
+    digest: Digest
+    adapter: AdapterName
+    frozen_at: datetime
+    search: tuple[SnapshotItem, ...]
+    confirm: tuple[SnapshotItem, ...]
+    schema_number: int = 1
+
+
+class SnapshotRef(Record):
+    """What a run keeps of its snapshot: the name of the bytes and how many items they hold."""
+
+    digest: Digest
+    search: int
+    confirm: int
+
+
+RunStatus = Literal["queued", "searching", "confirming", "promoting", "done", "stopped", "failed", "cancelled"]
+GOING: frozenset[str] = frozenset({"queued", "searching", "confirming", "promoting"})
+
+
+class RunSpec(Record):
+    """What a caller asks of a run. Every field has a default that is right for most."""
+
+    adapter: AdapterName
+    utility: Literal["preference"] = "preference"
+    optimizer: Literal["cma_es", "model_swarms", "random_search"] = "cma_es"
+    space: Literal["factors", "delta"] = "delta"
+    experts: tuple[int, ...] | None = None
+    seed: int = 0
+    max_generations: int | None = Field(default=None, ge=1, le=1000)
+    search_items: int = Field(default=200, ge=10, le=5000)
+    min_feedback: int | None = Field(default=None, ge=20)
+    promote: bool = True
+    reason: str = ""
+
+
+class Run(Record):
+    """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON."""
+
+    id: str
+    spec: RunSpec
+    status: RunStatus = "queued"
+    revision: int = 0
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None = None
+    promoting_since: datetime | None = None
+    rollout_revision: int = 0
+    champion: ExpertRef | None = None
+    experts: tuple[ExpertRef, ...] = ()
+    snapshot: SnapshotRef | None = None
+    feedback_seen: int = 0
+    generation: int = 0
+    max_generations: int = 0
+    item_generations: int = 0
+    best_utility: float | None = None
+    best_expert: str | None = None
+    best_expert_utility: float | None = None
+    coefficients: tuple[float, ...] | None = None
+    formula: str = ""
+    search_seconds: float = 0.0
+    decision: dict[str, Any] | None = None
+    version: int | None = None
+    promoted: bool = False
+    outcome: str = ""
+    schema_number: int = 1
+
+    @property
+    def going(self) -> bool:
+        return self.status in GOING
+
+
+class Replica(Record):
+    """A service process that is alive: what it holds and what it could not load. Its record expires by itself."""
+
+    id: str
+    at: datetime
+    url: str = ""
+    holds: tuple[str, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict)
+    revisions: dict[str, int] = Field(default_factory=dict)

@@ -1,0 +1,280 @@
+"""The registry: adapters, their versions and rollouts, over one store of records and one place for weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from registry.artifacts import ArtifactStore
+from registry.base_shape import BaseShape
+from registry.connection import RegistryRedis, connect
+from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady
+from registry.feedback import FeedbackLog
+from registry.inspection import inspect
+from registry.interactions import Interactions
+from registry.keys import Keys
+from registry.moves import ATTEMPTS, Moves
+from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Rollout, Version, now
+from registry.replicas import Readiness, Replicas
+from registry.settings import RegistrySettings
+from registry.store import Store
+from registry.stores.redis import RedisStore
+
+if TYPE_CHECKING:
+    from registry.runs import Runs
+
+_POLL_SECONDS = 0.1
+
+
+class Registry(Moves):
+    """What services, workers and commands use; ``Registry.open(settings)`` makes one. Safe for threads.
+
+    The moves (promote, roll_back, start_canary, end_canary, retire) are in ``registry/moves.py``. Only errors of
+    ``registry/errors.py`` leave it; ``RegistryDown`` when Redis is away.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: ArtifactStore,
+        *,
+        feedback: FeedbackLog,
+        interactions: Interactions,
+        replicas: Replicas,
+        runs: Runs,
+        redis: RegistryRedis,
+        settings: RegistrySettings,
+    ) -> None:
+        super().__init__(store)
+        self.artifacts = artifacts
+        self.feedback = feedback
+        self.interactions = interactions
+        self.replicas = replicas
+        self.runs = runs
+        self.redis = redis
+        self.settings = settings
+        self._base: BaseShape | None = None
+
+    @classmethod
+    def open(cls, settings: RegistrySettings | None = None) -> Registry:
+        """A registry on the settings' Redis and artifact place. Nothing is sent yet: ``ping`` asks."""
+        from registry.runs import Runs  # runs know the registry's records, the registry only opens them
+
+        settings = settings or RegistrySettings.load()
+        keys = Keys(settings.namespace)
+        client = connect(settings.redis_url)
+        return cls(
+            RedisStore(client, keys),
+            ArtifactStore(settings.artifacts_url, settings.cache_dir),
+            feedback=FeedbackLog(client, keys),
+            interactions=Interactions(client, keys, settings.interactions_days),
+            replicas=Replicas(client, keys),
+            runs=Runs(client, keys),
+            redis=client,
+            settings=settings,
+        )
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self.redis.close()
+
+    def ping(self) -> None:
+        """Answers, or raises ``RegistryDown``."""
+        self.store.ping()
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    def adapters(self) -> list[Adapter]:
+        """Every adapter, by name."""
+        return self.store.adapters()
+
+    def adapter(self, name: str) -> Adapter:
+        return self.store.adapter(name)
+
+    def version(self, adapter: str, version: int) -> Version:
+        return self.store.version(adapter, version)
+
+    def versions(self, adapter: str) -> list[Version]:
+        """Newest first."""
+        return self.store.versions(adapter)
+
+    def rollout(self, adapter: str) -> Rollout:
+        return self.store.rollout(adapter)[0]
+
+    def revisions(self) -> dict[str, int]:
+        """The rollout's revision of every adapter: the cheap question of a replica that polls."""
+        return self.store.revisions()
+
+    def changes(self, timeout: float = 1.0) -> Iterator[str | None]:
+        """Names of adapters that changed, as hints; None after ``timeout`` silent seconds. See ``Store.changes``."""
+        return self.store.changes(timeout)
+
+    def history(self, adapter: str, limit: int = 100, before: int | None = None) -> list[Event]:
+        """Events, newest first; ``before`` is the ``number`` of the last one of the page before."""
+        return self.store.history(adapter, limit, before)
+
+    def lineage(self, adapter: str, version: int) -> dict[str, Any]:
+        """What a version is made of, as a tree: each node a version, under ``experts`` those it was mixed from.
+
+        A version is opened once; where it comes again its node has no ``experts`` and ``"repeated": True``.
+        """
+        known = {held.version: held for held in self.versions(adapter)}
+        self.version(adapter, version)
+        return _node(known[version], known, set())
+
+    # Adding ------------------------------------------------------------------------------------------------------
+
+    def create_adapter(self, name: str, *, by: str) -> Adapter:
+        """An adapter without versions. Repeated: the one there is."""
+        if not ADAPTER_NAME.fullmatch(name):
+            raise BadInput(
+                f"'{name[:80]}' is not an adapter name: lower-case letters, digits, '.', '_', '-', at most 64.",
+                field="name",
+            )
+        at = now()
+        created = Event(kind="created", adapter=name, at=at, by=by, revision=0)
+        self.store.create(Rollout(adapter=name, revision=0, moved_at=at), created)
+        return self.store.adapter(name)
+
+    def register(
+        self,
+        adapter: str,
+        folder: Path,
+        *,
+        by: str,
+        label: str = "",
+        note: str = "",
+        origin: Literal["import", "run"] = "import",
+        lineage: Lineage | None = None,
+    ) -> tuple[Version, bool]:
+        """Adds the PEFT folder as the next version: inspect, store, record. The adapter is created when it is missing.
+
+        Answers the version and True; bytes that a version of the adapter has already: that version and False.
+        ``AdapterRefused`` with the reason: nothing was stored.
+        """
+        facts = inspect(
+            folder, base=self.base_shape(), max_rank=self.settings.max_lora_rank, max_bytes=self.settings.max_bytes
+        )
+        artifact = self.artifacts.put_folder(folder)
+        return self.register_digest(
+            adapter,
+            artifact.digest,
+            by=by,
+            label=label,
+            note=note,
+            origin=origin,
+            lineage=lineage,
+            rank=facts.rank,
+            size=artifact.size,
+        )
+
+    def register_digest(
+        self,
+        adapter: str,
+        digest: str,
+        *,
+        by: str,
+        label: str = "",
+        note: str = "",
+        origin: Literal["import", "run"] = "import",
+        lineage: Lineage | None = None,
+        rank: int,
+        size: int,
+    ) -> tuple[Version, bool]:
+        """Adds bytes that are stored already; they were inspected by whoever stored them. Else as ``register``."""
+        if not self.artifacts.has(digest):
+            raise ArtifactMissing(digest, f"{self.artifacts.url} does not hold it")
+        for _ in range(ATTEMPTS):
+            seen = self._adapter_or_new(adapter, by)
+            at = now()
+            version = Version(
+                adapter=adapter,
+                version=seen.versions + 1,
+                digest=digest,
+                label=label,
+                origin=origin,
+                rank=rank,
+                size=size,
+                created_at=at,
+                created_by=by,
+                note=note,
+                lineage=lineage,
+            )
+            registered = Event(
+                kind="registered",
+                adapter=adapter,
+                at=at,
+                by=by,
+                reason=note,
+                version=version.version,
+                revision=seen.rollout.revision,
+                details={"digest": digest, "label": label, "origin": origin},
+            )
+            if added := self.store.add_version(version, registered):
+                return added
+        raise RuntimeError(f"no number was free for a version of '{adapter}' in {ATTEMPTS} attempts")
+
+    def base_shape(self) -> BaseShape | None:
+        """The base model that adapters must fit; read once. None: the settings name none."""
+        if self._base is None and self.settings.base:
+            self._base = BaseShape.find(self.settings.base)
+        return self._base
+
+    # Replicas ----------------------------------------------------------------------------------------------------
+
+    def ready(self, adapter: str, version: int, timeout: float = 60.0) -> Readiness:
+        """Asks every live replica to get the version ready and waits until all are.
+
+        ``NotReady``, with the reason of each, when one refuses or ``timeout`` seconds are over. No live replica: ready
+        at once, there is nobody to ask.
+        """
+        self.version(adapter, version)
+        deadline = time.monotonic() + timeout
+        self.replicas.ask(adapter, version, ttl=max(120.0, timeout))
+        while True:
+            seen = self.replicas.readiness(adapter, version)
+            if seen.complete:
+                return seen
+            if seen.refused:
+                raise NotReady(adapter, version, seen.refused)
+            if time.monotonic() >= deadline:
+                raise NotReady(adapter, version, dict.fromkeys(seen.waiting, f"not ready within {timeout:g} s"))
+            time.sleep(_POLL_SECONDS)
+
+    def _adapter_or_new(self, name: str, by: str) -> Adapter:
+        try:
+            return self.store.adapter(name)
+        except AdapterUnknown:
+            return self.create_adapter(name, by=by)
+
+
+def _node(version: Version, known: dict[int, Version], opened: set[int]) -> dict[str, Any]:
+    made = version.lineage
+    node: dict[str, Any] = {
+        "adapter": version.adapter,
+        "version": version.version,
+        "name": version.label or f"v{version.version}",
+        "digest": version.digest,
+        "origin": version.origin,
+        "rank": version.rank,
+        "created_at": version.created_at.isoformat(),
+        "created_by": version.created_by,
+        "retired": version.retired,
+    }
+    if made is None:
+        return node
+    node |= {"run_id": made.run_id, "formula": made.formula, "space": made.space, "optimizer": made.optimizer}
+    node |= {"retained_energy": made.retained_energy, "snapshot": made.snapshot}
+    if version.version in opened:
+        return {**node, "repeated": True}
+    opened.add(version.version)
+    node["experts"] = []
+    for expert, coefficient in zip(made.experts, made.coefficients, strict=True):
+        parent = known.get(expert.version)
+        same = parent is not None and parent.digest == expert.digest
+        # The base as an expert, or a version of another line, is no version of this adapter: only its name is known.
+        leaf = _node(parent, known, opened) if parent and same else expert.model_dump()
+        node["experts"].append({**leaf, "name": expert.name, "coefficient": coefficient})
+    return node

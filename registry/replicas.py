@@ -1,0 +1,66 @@
+"""Service processes that are alive, what they hold, and what they are asked to get ready. By Redis's clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.connection import RegistryRedis
+from registry.keys import Keys
+from registry.lua import script
+from registry.records import Replica
+
+_REPLICAS, _WANTED = "replicas", "wanted"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How far the live replicas are with a version: ids that hold it, that do not yet, that could not (and why)."""
+
+    ready: list[str]
+    waiting: list[str]
+    refused: dict[str, str]
+
+    @property
+    def complete(self) -> bool:
+        """Every live replica holds it; true as well when none is alive: there is nobody to ask."""
+        return not self.waiting and not self.refused
+
+
+class Replicas:
+    """Each replica writes its own record, which ends by itself; anybody may ask for a version."""
+
+    def __init__(self, client: RegistryRedis, keys: Keys) -> None:
+        self._hold = script(client, "hold")
+        self._held = script(client, "held")
+        self._tables = {table: [keys.until(table), keys.records(table)] for table in (_REPLICAS, _WANTED)}
+
+    def beat(self, replica: Replica, ttl: float = 5.0) -> None:
+        """Says that the replica is alive for ``ttl`` seconds more, and what it holds."""
+        self._hold(keys=self._tables[_REPLICAS], args=[replica.id, ttl, replica.model_dump_json()])
+
+    def gone(self, replica_id: str) -> None:
+        """Takes the record away at once: an orderly stop."""
+        self._hold(keys=self._tables[_REPLICAS], args=[replica_id, 0, ""])
+
+    def live(self) -> list[Replica]:
+        """Those whose record has not ended, by id. One round trip."""
+        held = self._held(keys=self._tables[_REPLICAS])
+        return sorted((Replica.model_validate_json(record) for record in held[1::2]), key=lambda replica: replica.id)
+
+    def ask(self, adapter: str, version: int, ttl: float = 120.0) -> None:
+        """Please get this version ready: every replica reads it in ``wanted`` for ``ttl`` seconds."""
+        self._hold(keys=self._tables[_WANTED], args=[f"{adapter}@{version}", ttl, ""])
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """The (adapter, version) pairs that were asked for, soonest to end first. One round trip."""
+        names = self._held(keys=self._tables[_WANTED])[::2]
+        return [(adapter, int(version)) for adapter, _, version in (name.rpartition("@") for name in names)]
+
+    def readiness(self, adapter: str, version: int) -> Readiness:
+        """How far the live replicas are. A replica that holds it counts as ready, whatever it refused before."""
+        name = f"{adapter}@{version}"
+        live = self.live()
+        refused = {replica.id: replica.refused[name] for replica in live if name in replica.refused}
+        ready = [replica.id for replica in live if name in replica.holds]
+        waiting = [replica.id for replica in live if replica.id not in ready and replica.id not in refused]
+        return Readiness(ready, waiting, {replica: why for replica, why in refused.items() if replica not in ready})

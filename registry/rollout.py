@@ -1,0 +1,110 @@
+"""The rules of a rollout, pure: each move takes the rollout as it is and answers the rollout as it will be.
+
+Who may call them and what is written when is the store's business; here is only what a move means.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from registry.errors import BadInput, Conflict, NothingEarlier, VersionWithdrawn
+from registry.records import Rollout
+
+
+def promote(rollout: Rollout, version: int, *, at: datetime, by_itself: bool = False) -> Rollout:
+    """The champion moves forward to ``version``; the one before it joins the trail.
+
+    ``by_itself``: no person asked for this move; then a version that was rolled back stays back.
+    Promoting the champion again is a move too (it ends a trial), but leaves the trail as it is.
+    """
+    if by_itself and version in rollout.withdrawn:
+        raise VersionWithdrawn(rollout.adapter, version)
+    moved = rollout.champion is not None and rollout.champion != version
+    return rollout.model_copy(
+        update={
+            "revision": rollout.revision + 1,
+            "champion": version,
+            "challenger": None,
+            "challenger_share": 0.0,
+            "trail": (*rollout.trail, rollout.champion) if moved else rollout.trail,
+            "withdrawn": tuple(held for held in rollout.withdrawn if held != version),
+            "moved_at": at,
+        }
+    )
+
+
+def roll_back(rollout: Rollout, to: int | None = None, *, at: datetime) -> Rollout:
+    """The champion moves back: without ``to`` to the champion before this one, else to an earlier version.
+
+    Earlier means: it was champion before (it is on the trail), or its number is below the champion's. What the trail
+    held after it is cut off, so that the next rollback goes further back and never forward.
+    """
+    if rollout.champion is None or (to is None and not rollout.trail):
+        raise NothingEarlier(rollout.adapter, rollout.champion)
+    target = rollout.trail[-1] if to is None else to
+    if target == rollout.champion or (target not in rollout.trail and target > rollout.champion):
+        raise NothingEarlier(rollout.adapter, rollout.champion, target)
+    return rollout.model_copy(
+        update={
+            "revision": rollout.revision + 1,
+            "champion": target,
+            "challenger": None,
+            "challenger_share": 0.0,
+            "trail": _cut(rollout.trail, target),
+            "withdrawn": tuple(dict.fromkeys((*(v for v in rollout.withdrawn if v != target), rollout.champion))),
+            "moved_at": at,
+        }
+    )
+
+
+def start_canary(rollout: Rollout, version: int, share: float, *, at: datetime) -> Rollout:
+    """``version`` goes on trial and answers ``share`` (0 to 1) of the traffic; the champion keeps the rest."""
+    if rollout.champion is None:
+        raise BadInput(f"'{rollout.adapter}' has no champion yet: promote a version first.", field="version")
+    if version == rollout.champion:
+        raise BadInput(f"{rollout.adapter}@{version} is the champion: a trial needs another version.", field="version")
+    if not 0.0 <= share <= 1.0:
+        raise BadInput(f"'share' is {share}; it must be between 0 and 1.", field="share")
+    return rollout.model_copy(
+        update={"revision": rollout.revision + 1, "challenger": version, "challenger_share": share, "moved_at": at}
+    )
+
+
+def end_canary(rollout: Rollout, *, at: datetime) -> Rollout:
+    """The trial ends and the champion answers everything again."""
+    if rollout.challenger is None:
+        raise BadInput(f"'{rollout.adapter}' has no version on trial.", field="version")
+    return rollout.model_copy(
+        update={"revision": rollout.revision + 1, "challenger": None, "challenger_share": 0.0, "moved_at": at}
+    )
+
+
+def retire(rollout: Rollout, version: int, *, at: datetime) -> Rollout:
+    """``version`` is served no more: it leaves the trail, so that no rollback leads to it.
+
+    A pinned version (champion, challenger, the way back) is not retired while it is one.
+    """
+    if version in rollout.pinned:
+        raise Conflict(
+            f"{rollout.adapter}@{version} is pinned (champion, on trial, or the way back) and cannot be retired. "
+            "Promote another version first.",
+            adapter=rollout.adapter,
+            version=version,
+            pinned=list(rollout.pinned),
+        )
+    left = [held for held in rollout.trail if held != version]
+    return rollout.model_copy(
+        update={
+            "revision": rollout.revision + 1,
+            "trail": tuple(held for place, held in enumerate(left) if place == 0 or left[place - 1] != held),
+            "withdrawn": tuple(held for held in rollout.withdrawn if held != version),
+            "moved_at": at,
+        }
+    )
+
+
+def _cut(trail: tuple[int, ...], target: int) -> tuple[int, ...]:
+    """The trail as it was before ``target`` was champion the last time."""
+    if target in trail:
+        return trail[: len(trail) - 1 - trail[::-1].index(target)]
+    return tuple(version for version in trail if version < target)

@@ -1,0 +1,187 @@
+"""Runs: the record of each adaptation, the optimiser's state beside it, and the slices that workers score.
+
+A run moves only from the revision the mover saw (``save``), so two movers make one move. A step (one generation, or the
+confirmation) is a set of slices; a slice is claimed with a fencing token and a lease that its worker renews, and is reported
+once: a message may be delivered any number of times, to any number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+import redis
+
+from registry.errors import RunGoing, RunUnknown
+from registry.keys import Keys
+from registry.records import Run, now
+
+KEEP_SECONDS = 7 * 24 * 3600
+"""How long the slices of a finished step are kept."""
+
+
+class Runs:
+    """Where runs are kept.
+
+    Guarantees: one run an adapter is going at a time; a run moves only from the revision the caller saw, and every move is one
+    event; a slice is reported once, by the latest holder of its fencing token.
+    """
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._redis = client
+        self._keys = keys
+        script = resources.files("registry").joinpath("lua")
+        self._create, self._save, self._claim, self._report = (
+            client.register_script(script.joinpath(f"{name}.lua").read_text())
+            for name in ("run_create", "run_save", "slice_claim", "slice_report")
+        )
+
+    # Records ----------------------------------------------------------------------------------------------------------
+
+    def create(self, run: Run) -> Run:
+        """Begin ``run``; RunGoing when another run of its adapter has not ended."""
+        place = self._keys.going(run.spec.adapter)
+        ended = ""
+        while (holder := str(self._create(keys=[place], args=[run.id, ended]))) != run.id:
+            rival = self.find(holder)
+            if rival is not None and rival.going:
+                raise RunGoing(run.spec.adapter, holder)
+            ended = holder  # it ended, or its creator died before it wrote the record: the place is free
+        self._write(run, expected=-1)
+        score = run.created_at.timestamp()
+        self._redis.zadd(self._keys.runs, {run.id: score})
+        self._redis.zadd(self._keys.of(run.spec.adapter, "runs"), {run.id: score})
+        return run
+
+    def find(self, run_id: str) -> Run | None:
+        text = self._redis.get(self._key(run_id, "record"))
+        return Run.model_validate_json(text) if text else None
+
+    def get(self, run_id: str) -> Run:
+        run = self.find(run_id)
+        if run is None:
+            raise RunUnknown(run_id)
+        return run
+
+    def list(self, adapter: str | None = None, limit: int = 50) -> list[Run]:
+        """Newest first."""
+        key = self._keys.runs if adapter is None else self._keys.of(adapter, "runs")
+        ids = self._redis.zrevrange(key, 0, limit - 1)
+        return [run for run_id in ids if (run := self.find(run_id)) is not None]
+
+    def going(self) -> list[Run]:
+        return [run for run in self.list(limit=200) if run.going]
+
+    def save(self, run: Run, search: dict[str, Any] | None = None) -> Run | None:
+        """Move the run on; ``run.revision`` is the one the caller read. None: somebody else moved it first."""
+        moved = run.model_copy(update={"revision": run.revision + 1})
+        return moved if self._write(moved, expected=run.revision, search=search) else None
+
+    def search_state(self, run_id: str) -> dict[str, Any] | None:
+        text = self._redis.get(self._key(run_id, "search"))
+        return json.loads(text) if text else None
+
+    def cancel(self, run_id: str, *, outcome: str) -> Run:
+        """End a going run; one that ended stays as it ended."""
+        while True:
+            run = self.get(run_id)
+            if not run.going:
+                return run
+            ended = run.model_copy(update={"status": "cancelled", "outcome": outcome, "finished_at": now()})
+            if (saved := self.save(ended)) is not None:
+                return saved
+
+    def events(self, run_id: str, *, wait_seconds: float = 2.0) -> Iterator[Run | None]:
+        """Every state of the run from its first, until it has ended. None when nothing came for a while.
+
+        ``wait_seconds`` stays below the connection's socket timeout, which a blocking read would run into.
+        """
+        self.get(run_id)
+        key, last = self._key(run_id, "events"), "0"
+        while True:
+            answer = self._redis.xread({key: last}, block=int(wait_seconds * 1000), count=100)
+            if not answer:
+                yield None
+                continue
+            for entry, fields in answer[0][1]:
+                last = entry
+                run = Run.model_validate_json(fields["run"])
+                yield run
+                if not run.going:
+                    return
+
+    # Slices -----------------------------------------------------------------------------------------------------------
+
+    def open_step(self, run_id: str, step: str, messages: list[dict[str, Any]]) -> None:
+        """Write the messages of a step, one a slice; opening it again changes nothing."""
+        key = self._key(run_id, step, "messages")
+        for index, message in enumerate(messages):
+            self._redis.hsetnx(key, str(index), json.dumps(message))
+        self._redis.expire(key, KEEP_SECONDS)
+
+    def is_open(self, run_id: str, step: str) -> bool:
+        return bool(self._redis.exists(self._key(run_id, step, "messages")))
+
+    def overdue(self, run_id: str, step: str, *, seconds: float) -> dict[int, dict[str, Any]]:
+        """Slices that nobody reported or holds, last sent longer ago than ``seconds``; they count as sent from now on."""
+        messages = self._redis.hgetall(self._key(run_id, step, "messages"))
+        reported = set(self._redis.hkeys(self._key(run_id, step, "reports")))
+        sent = self._redis.hgetall(self._key(run_id, step, "sent"))
+        late: dict[int, dict[str, Any]] = {}
+        at = time.time()
+        for field, message in messages.items():
+            index = int(field)
+            if field in reported or at - float(sent.get(field, 0)) < seconds:
+                continue
+            if self._redis.exists(self._key(run_id, step, f"lease:{index}")):
+                continue
+            late[index] = json.loads(message)
+            self._redis.hset(self._key(run_id, step, "sent"), field, at)
+        self._redis.expire(self._key(run_id, step, "sent"), KEEP_SECONDS)
+        return late
+
+    def claim(self, run_id: str, step: str, index: int, *, lease_seconds: float) -> int | None:
+        """Take a slice: a fencing token, or None where it is reported or somebody else is at it."""
+        keys = [
+            self._key(run_id, step, "fences"),
+            self._key(run_id, step, "reports"),
+            self._key(run_id, step, f"lease:{index}"),
+        ]
+        fence = int(self._claim(keys=keys, args=[index, int(lease_seconds * 1000)]))
+        self._redis.expire(keys[0], KEEP_SECONDS)
+        return fence or None
+
+    def renew(self, run_id: str, step: str, index: int, *, lease_seconds: float) -> None:
+        self._redis.pexpire(self._key(run_id, step, f"lease:{index}"), int(lease_seconds * 1000))
+
+    def report(self, run_id: str, step: str, index: int, fence: int, report: dict[str, Any]) -> int | None:
+        """Report a slice: how many are still missing, or None where the report was refused (taken over, or known already)."""
+        keys = [
+            self._key(run_id, step, "fences"),
+            self._key(run_id, step, "reports"),
+            self._key(run_id, step, f"lease:{index}"),
+            self._key(run_id, step, "messages"),
+        ]
+        missing = int(self._report(keys=keys, args=[index, fence, json.dumps(report), KEEP_SECONDS]))
+        return None if missing < 0 else missing
+
+    def reports(self, run_id: str, step: str) -> list[dict[str, Any]] | None:
+        """All reports of a step in the order of its slices; None while one is missing."""
+        expected = self._redis.hlen(self._key(run_id, step, "messages"))
+        found = self._redis.hgetall(self._key(run_id, step, "reports"))
+        if not expected or len(found) < expected:
+            return None
+        return [json.loads(found[str(index)]) for index in range(expected)]
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _write(self, run: Run, *, expected: int, search: dict[str, Any] | None = None) -> bool:
+        keys = [self._key(run.id, part) for part in ("record", "search", "revision", "events")]
+        state = "" if search is None else json.dumps(search)
+        return bool(self._save(keys=keys, args=[expected, run.model_dump_json(), state]))
+
+    def _key(self, run_id: str, *parts: str) -> str:
+        return self._keys.run(run_id, ":".join(parts))

@@ -1,0 +1,79 @@
+"""Where the registry keeps what it keeps. Built once at the entry point and passed down."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.errors import BadInput
+
+ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values vLLM 0.32 takes for max_lora_rank
+
+
+class RegistrySettings(BaseSettings):
+    """Redis, artifacts, and what may be registered. Read from ``SHOAL_*``; ``load()`` says clearly what is wrong."""
+
+    model_config = SettingsConfigDict(env_prefix="SHOAL_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="The Redis that holds the records.")
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = Field(
+        default="shoal", description="The prefix of every key, so that several Shoals can share a Redis."
+    )
+    artifacts_url: str = Field(
+        default="./.shoal/artifacts", min_length=1, description="Where weights are kept: a path or an fsspec URL."
+    )
+    cache_dir: str = Field(
+        default="./.shoal/cache", min_length=1, description="Where this machine keeps its verified copies of weights."
+    )
+    base: str | None = Field(
+        default=None, description="The base model, a folder or a Hugging Face id: adapters are checked against it."
+    )
+    max_lora_rank: int = Field(
+        default=16, description="The highest rank of an adapter. Every request pays for it, so keep it low."
+    )
+    max_upload_mb: int = Field(default=512, ge=1, description="The largest adapter, in megabytes, unpacked.")
+    interactions_days: int = Field(default=30, ge=1, le=3650, description="How long recorded prompts are kept.")
+    record_interactions: Literal["all", "off"] = Field(
+        default="all", description="Whether prompts and answers are recorded, so that feedback may name a request id."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _engine_rank(cls, value: int) -> int:
+        if value not in ENGINE_RANKS:
+            raise ValueError(f"must be one of {', '.join(map(str, ENGINE_RANKS))}")
+        return value
+
+    @property
+    def max_bytes(self) -> int:
+        return self.max_upload_mb * 1_000_000
+
+    @classmethod
+    def load(cls, **given: Any) -> RegistrySettings:
+        """The settings, or one ``BadInput`` that names every wrong variable, what it must be and what it was.
+
+        A secret in ``redis_url`` is not repeated in the message.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as wrong:
+            raise BadInput(explain(wrong)) from wrong
+
+
+def explain(wrong: ValidationError, prefix: str = "SHOAL_") -> str:
+    """The errors of a settings class as sentences about environment variables."""
+    told = []
+    for error in wrong.errors(include_url=False):
+        name = "_".join(str(part) for part in error["loc"])
+        held = "" if "url" in name or "key" in name else f" (it is {error.get('input')!r})"
+        told.append(f"{prefix}{name.upper()}: {error['msg']}{held}")
+    return "Settings are wrong. " + "; ".join(told)

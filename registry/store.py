@@ -1,0 +1,75 @@
+"""Where adapters, versions, rollouts and their history are kept: the protocol, and what every store guarantees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from registry.records import Adapter, Event, Rollout, Version
+
+
+class Store(Protocol):
+    """Adapters, versions, rollouts, history.
+
+    Every implementation guarantees, and ``tests/contract/test_store.py`` checks:
+
+    - a version never changes once it is added, except that it can be retired; its number is never used again;
+    - a digest has at most one version under an adapter;
+    - a rollout moves only from the revision that the caller saw (``after.revision - 1``);
+    - a rollout never moves to a champion or challenger that is unknown or retired;
+    - every change leaves exactly one event, in the same atomic step, and a refused change leaves none;
+    - an operation id is answered as it was the first time, for at least 30 days.
+
+    A store decides nothing else: what a move means is in ``registry/rollout.py``, ids and times come from the caller.
+    """
+
+    def ping(self) -> None:
+        """Answers, or raises ``RegistryDown``."""
+
+    def create(self, rollout: Rollout, event: Event) -> bool:
+        """Adds an adapter with its first rollout. False, and no event: it exists already."""
+
+    def adapters(self) -> list[Adapter]:
+        """Every adapter, by name."""
+
+    def adapter(self, name: str) -> Adapter:
+        """One adapter, or ``AdapterUnknown``."""
+
+    def revisions(self) -> dict[str, int]:
+        """The rollout's revision of every adapter, in one cheap round trip."""
+
+    def add_version(self, version: Version, event: Event) -> tuple[Version, bool] | None:
+        """Adds ``version`` if its number is the next one.
+
+        Answers the version and True; or the version that has the digest already and False; or None when the number
+        was taken meanwhile: the caller takes the next. ``AdapterUnknown``.
+        """
+
+    def version(self, adapter: str, number: int) -> Version:
+        """One version, or ``AdapterUnknown`` / ``VersionUnknown``."""
+
+    def version_of(self, adapter: str, digest: str) -> Version | None:
+        """The version with these bytes, if there is one. ``AdapterUnknown``."""
+
+    def versions(self, adapter: str) -> list[Version]:
+        """Every version, newest first. ``AdapterUnknown``."""
+
+    def rollout(self, adapter: str, operation_id: str = "") -> tuple[Rollout, Rollout | None]:
+        """The rollout as it is, and what ``operation_id`` was answered, if it was. ``AdapterUnknown``."""
+
+    def move(self, after: Rollout, event: Event, *, operation_id: str, retires: int | None = None) -> Rollout:
+        """Replaces the rollout of revision ``after.revision - 1`` by ``after``; ``retires`` a version with it.
+
+        A repeated operation id is answered as the first time, before anything else is looked at; retiring what is
+        retired already changes nothing. ``RolloutMoved``, ``AdapterUnknown``, ``VersionUnknown``, ``VersionRetired``:
+        nothing was changed.
+        """
+
+    def history(self, adapter: str, limit: int, before: int | None) -> list[Event]:
+        """Up to ``limit`` events, newest first, below the number ``before``. ``AdapterUnknown``."""
+
+    def changes(self, timeout: float) -> Iterator[str | None]:
+        """Names of adapters that changed, as hints: some may be lost. None whenever ``timeout`` seconds were silent.
+
+        It never ends and never raises: a lost connection is made again, and looks like silence meanwhile.
+        """

@@ -1,0 +1,1 @@
+"""The implementations of the registry's store: Redis, and memory for tests and one-process use."""

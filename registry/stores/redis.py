@@ -1,0 +1,210 @@
+"""The store in Redis (6.2 and later, or Valkey): one Lua file an atomic change, keys as in ``registry/keys.py``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from registry.connection import RegistryRedis
+from registry.errors import AdapterUnknown, RegistryDown, VersionRetired, VersionUnknown
+from registry.keys import Keys
+from registry.lua import script
+from registry.records import Adapter, Event, Rollout, Version
+from registry.stores.memory import moved
+
+OPERATION_SECONDS = 30 * 24 * 3600  # how long an operation id is answered as the first time
+
+
+class RedisStore:
+    """A ``Store``. JSON goes in and out as the records print it; Lua compares, it never rewrites a number."""
+
+    def __init__(self, client: RegistryRedis, keys: Keys) -> None:
+        self._redis = client
+        self._keys = keys
+        self._create = script(client, "create")
+        self._add_version = script(client, "add_version")
+        self._move = script(client, "move")
+
+    def ping(self) -> None:
+        self._redis.ping()
+
+    def create(self, rollout: Rollout, event: Event) -> bool:
+        name, keys = rollout.adapter, self._keys
+        # The index first: a name without a record is skipped by every reader, a record without a name would be lost.
+        self._redis.sadd(keys.adapters, name)
+        return bool(
+            self._create(
+                keys=[keys.adapter(name), keys.rollout(name), keys.history(name)],
+                args=[
+                    event.at.isoformat(),
+                    event.by,
+                    rollout.revision,
+                    rollout.model_dump_json(),
+                    event.model_dump_json(),
+                    name,
+                    keys.changes,
+                ],
+            )
+        )
+
+    def adapters(self) -> list[Adapter]:
+        rows = self._each("adapter->created_at", "adapter->created_by", "adapter->versions", "rollout->record")
+        return [
+            Adapter(
+                name=name, created_at=at, created_by=by, versions=count, rollout=Rollout.model_validate_json(rollout)
+            )
+            for name, at, by, count, rollout in rows
+        ]
+
+    def adapter(self, name: str) -> Adapter:
+        with self._redis.pipeline() as pipe:
+            pipe.hgetall(self._keys.adapter(name))
+            pipe.hget(self._keys.rollout(name), "record")
+            held, record = pipe.execute()
+        if not held:
+            raise AdapterUnknown(name)
+        return Adapter(
+            name=name,
+            created_at=held["created_at"],
+            created_by=held["created_by"],
+            versions=held["versions"],
+            rollout=Rollout.model_validate_json(record),
+        )
+
+    def revisions(self) -> dict[str, int]:
+        return {name: int(revision) for name, revision in self._each("rollout->revision")}
+
+    def add_version(self, version: Version, event: Event) -> tuple[Version, bool] | None:
+        name, keys = version.adapter, self._keys
+        answer, *held = self._add_version(
+            keys=[keys.adapter(name), keys.versions(name), keys.digests(name), keys.history(name)],
+            args=[
+                version.version,
+                version.digest,
+                version.model_dump_json(),
+                event.model_dump_json(),
+                name,
+                keys.changes,
+            ],
+        )
+        if answer == "unknown":
+            raise AdapterUnknown(name)
+        if answer == "held":
+            return self.version(name, int(held[0])), False
+        return (version, True) if answer == "added" else None
+
+    def version(self, adapter: str, number: int) -> Version:
+        with self._redis.pipeline() as pipe:
+            pipe.exists(self._keys.adapter(adapter))
+            pipe.hget(self._keys.versions(adapter), str(number))
+            pipe.sismember(self._keys.retired(adapter), str(number))
+            exists, record, retired = pipe.execute()
+        if not exists:
+            raise AdapterUnknown(adapter)
+        if record is None:
+            raise VersionUnknown(adapter, number)
+        return _version(record, bool(retired))
+
+    def version_of(self, adapter: str, digest: str) -> Version | None:
+        with self._redis.pipeline() as pipe:
+            pipe.exists(self._keys.adapter(adapter))
+            pipe.hget(self._keys.digests(adapter), digest)
+            exists, number = pipe.execute()
+        if not exists:
+            raise AdapterUnknown(adapter)
+        return None if number is None else self.version(adapter, int(number))
+
+    def versions(self, adapter: str) -> list[Version]:
+        with self._redis.pipeline() as pipe:
+            pipe.exists(self._keys.adapter(adapter))
+            pipe.hvals(self._keys.versions(adapter))
+            pipe.smembers(self._keys.retired(adapter))
+            exists, records, retired = pipe.execute()
+        if not exists:
+            raise AdapterUnknown(adapter)
+        found = (Version.model_validate_json(record) for record in records)
+        marked = [v.model_copy(update={"retired": True}) if str(v.version) in retired else v for v in found]
+        return sorted(marked, key=lambda version: -version.version)
+
+    def rollout(self, adapter: str, operation_id: str = "") -> tuple[Rollout, Rollout | None]:
+        with self._redis.pipeline() as pipe:
+            pipe.hget(self._keys.rollout(adapter), "record")
+            pipe.get(self._keys.operation(adapter, operation_id))
+            record, answered = pipe.execute()
+        if record is None:
+            raise AdapterUnknown(adapter)
+        return Rollout.model_validate_json(record), Rollout.model_validate_json(answered) if answered else None
+
+    def move(self, after: Rollout, event: Event, *, operation_id: str, retires: int | None = None) -> Rollout:
+        name, keys = after.adapter, self._keys
+        answer, *held = self._move(
+            keys=[
+                keys.adapter(name),
+                keys.rollout(name),
+                keys.versions(name),
+                keys.retired(name),
+                keys.history(name),
+                keys.operation(name, operation_id),
+            ],
+            args=[
+                after.revision - 1,
+                after.revision,
+                after.model_dump_json(),
+                event.model_dump_json(),
+                OPERATION_SECONDS,
+                name,
+                keys.changes,
+                *("" if number is None else number for number in (after.champion, after.challenger, retires)),
+            ],
+        )
+        if answer == "moved":
+            return after
+        if answer == "answered":
+            return Rollout.model_validate_json(held[0])
+        if answer == "stale":
+            raise moved(after, Rollout.model_validate_json(held[0]))
+        if answer == "no_version":
+            raise VersionUnknown(name, int(held[0]))
+        if answer == "retired":
+            raise VersionRetired(name, int(held[0]))
+        raise AdapterUnknown(name)
+
+    def history(self, adapter: str, limit: int, before: int | None) -> list[Event]:
+        with self._redis.pipeline() as pipe:
+            pipe.exists(self._keys.adapter(adapter))
+            pipe.xrevrange(self._keys.history(adapter), max="+" if before is None else max(0, before - 1), count=limit)
+            exists, entries = pipe.execute()
+        if not exists:
+            raise AdapterUnknown(adapter)
+        return [
+            Event.model_validate_json(fields["event"]).model_copy(update={"number": int(place.split("-")[0])})
+            for place, fields in entries
+        ]
+
+    def changes(self, timeout: float) -> Iterator[str | None]:
+        while True:
+            with suppress(RedisError, RegistryDown, OSError), self._redis.pubsub() as heard:
+                heard.subscribe(self._keys.changes)
+                while True:
+                    message = heard.get_message(timeout=timeout)
+                    if message is None:
+                        yield None
+                    elif message["type"] == "message":
+                        yield message["data"]
+            time.sleep(min(timeout, 1.0))
+            yield None
+
+    def _each(self, *fields: str) -> list[list[Any]]:
+        """[name, field, ...] of every adapter, by name, in one round trip (SORT joins the index with the records)."""
+        patterns = [self._keys.of("*", field) for field in fields]
+        rows: Any = self._redis.sort(self._keys.adapters, alpha=True, get=["#", *patterns], groups=True)
+        return [list(row) for row in rows if None not in row]
+
+
+def _version(record: str, retired: bool) -> Version:
+    version = Version.model_validate_json(record)
+    return version.model_copy(update={"retired": True}) if retired else version

@@ -1,0 +1,184 @@
+"""Adapters, their versions and their rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, JSONResponse
+
+from registry.archives import unpack
+from registry.errors import TooLarge
+from registry.records import Rollout
+from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, adapter_name
+
+router = APIRouter(prefix="/api/adapters", tags=["adapters"])
+Name = Annotated[str, Depends(adapter_name)]
+CHUNK = 1 << 20
+
+
+class NewAdapter(Body):
+    name: str
+
+
+class Promote(MoveBody):
+    version: int
+
+
+class RollBack(MoveBody):
+    to: int | None = None
+
+
+class Canary(MoveBody):
+    """``version: null`` ends the trial."""
+
+    version: int | None
+    share: float = 0.05
+
+
+@router.get("")
+def list_adapters(parts: PartsOf, _: Caller) -> Any:
+    return {"adapters": parts.registry.adapters()}
+
+
+@router.post("")
+def create_adapter(body: NewAdapter, parts: PartsOf, caller: Caller) -> Any:
+    return parts.registry.create_adapter(adapter_name(body.name), by=caller)
+
+
+@router.get("/{name}")
+def get_adapter(name: Name, parts: PartsOf, _: Caller) -> Any:
+    return parts.registry.adapter(name)
+
+
+@router.get("/{name}/versions")
+def list_versions(name: Name, parts: PartsOf, _: Caller) -> Any:
+    return {"versions": parts.registry.versions(name)}
+
+
+@router.post("/{name}/versions")
+async def add_version(
+    name: Name,
+    parts: PartsOf,
+    caller: Caller,
+    archive: Annotated[UploadFile, File(description="zip, tar or tar.gz of a PEFT folder")],
+    label: Annotated[str, Form(max_length=64)] = "",
+    note: Annotated[str, Form(max_length=2000)] = "",
+) -> JSONResponse:
+    """Register uploaded weights; the adapter's first version becomes its champion."""
+    with tempfile.TemporaryDirectory(prefix="shoal-upload-") as scratch:
+        packed = Path(scratch) / "archive"
+        await _save(archive, packed, limit=parts.registry.settings.max_bytes)
+
+        def register() -> Any:
+            folder = unpack(packed, Path(scratch) / "unpacked", max_bytes=parts.registry.settings.max_bytes)
+            return parts.registry.register(name, folder, by=caller, label=label, note=note)
+
+        version, new = await asyncio.to_thread(register)
+    if (await asyncio.to_thread(parts.registry.rollout, name)).champion is None:
+        await _promote(parts, name, version.version, by=caller, reason="the first version", expected_revision=0)
+    content = {"version": version.model_dump(mode="json"), "new": new}
+    return JSONResponse(content, status_code=201 if new else 200)
+
+
+@router.get("/{name}/versions/{version}")
+def get_version(name: Name, version: int, parts: PartsOf, _: Caller) -> Any:
+    return parts.registry.version(name, version)
+
+
+@router.get("/{name}/versions/{version}/artifact")
+def get_artifact(name: Name, version: int, parts: PartsOf, _: Caller) -> FileResponse:
+    """The PEFT folder as a tar archive."""
+    record = parts.registry.version(name, version)
+    scratch = Path(tempfile.mkdtemp(prefix="shoal-export-"))
+    packed = scratch / f"{name}-{version}.tar"
+    with tarfile.open(packed, "w") as tar:
+        for file in sorted(parts.registry.artifacts.fetch(record.digest).iterdir()):
+            tar.add(file, arcname=f"{name}-{version}/{file.name}", recursive=False)
+    return FileResponse(
+        packed, media_type="application/x-tar", filename=packed.name, background=BackgroundTask(shutil.rmtree, scratch)
+    )
+
+
+@router.get("/{name}/lineage")
+def get_lineage(name: Name, parts: PartsOf, _: Caller, version: int | None = None) -> Any:
+    number = version if version is not None else parts.registry.rollout(name).champion
+    return parts.registry.lineage(name, number or 0)
+
+
+@router.get("/{name}/history")
+def get_history(
+    name: Name, parts: PartsOf, _: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: int | None = None
+) -> Any:
+    events = parts.registry.history(name, limit=limit, before=before)
+    return {"events": [event.model_dump(mode="json") | {"sentence": str(event)} for event in events]}
+
+
+@router.post("/{name}/promote")
+async def promote(name: Name, body: Promote, parts: PartsOf, caller: Caller) -> Rollout:
+    """Move the champion forward, once every live replica can serve the version."""
+    return await _promote(parts, name, body.version, by=caller, **body.conditions())
+
+
+@router.post("/{name}/rollback")
+async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) -> Rollout:
+    """Move the champion back; instant where the version is still loaded, as the one before the champion always is."""
+    from registry import rollout as rules
+
+    seen = await asyncio.to_thread(parts.registry.rollout, name)
+    if body.to is not None:
+        await asyncio.to_thread(parts.registry.version, name, body.to)
+    target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
+    if target is not None:
+        await _get_ready(parts, name, target)
+    rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **body.conditions()))
+    return await _followed(parts, name, rollout)
+
+
+@router.post("/{name}/canary")
+async def canary(name: Name, body: Canary, parts: PartsOf, caller: Caller) -> Rollout:
+    """Put a version on trial for a share of the traffic, or end the trial."""
+    if body.version is None:
+        rollout = await asyncio.to_thread(lambda: parts.registry.end_canary(name, by=caller, **body.conditions()))
+        return await _followed(parts, name, rollout)
+    await _get_ready(parts, name, body.version)
+    number = body.version
+    rollout = await asyncio.to_thread(
+        lambda: parts.registry.start_canary(name, number, body.share, by=caller, **body.conditions())
+    )
+    return await _followed(parts, name, rollout)
+
+
+async def _promote(parts: Parts, name: str, version: int, *, by: str, **conditions: Any) -> Rollout:
+    await _get_ready(parts, name, version)
+    rollout = await asyncio.to_thread(lambda: parts.registry.promote(name, version, by=by, **conditions))
+    return await _followed(parts, name, rollout)
+
+
+async def _get_ready(parts: Parts, name: str, version: int) -> None:
+    """Every live replica loads and probes the version first; one that cannot refuses the move with its reason."""
+    asked = asyncio.to_thread(parts.registry.ready, name, version, timeout=parts.settings.ready_timeout)
+    parts.replica.hint()
+    await asked
+
+
+async def _followed(parts: Parts, name: str, rollout: Rollout) -> Rollout:
+    """This replica answers by the new rollout before the caller hears of it."""
+    await parts.replica.converge(name)
+    return rollout
+
+
+async def _save(upload: UploadFile, path: Path, *, limit: int) -> None:
+    size = 0
+    with path.open("wb") as file:
+        while chunk := await upload.read(CHUNK):
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"The archive is larger than {limit >> 20} MiB (SHOAL_MAX_UPLOAD_MB).", limit=limit)
+            file.write(chunk)

@@ -1,0 +1,144 @@
+"""Feedback: ratings, corrections and pairs, bound to the version that answered."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from starlette.responses import JSONResponse
+
+from registry.errors import BadInput, RegistryDown
+from registry.feedback import join
+from registry.records import AdapterName, Feedback, Message, now
+from registry.registry import Registry
+from service.api.parts import Body, Caller, PartsOf
+
+router = APIRouter(prefix="/api/feedback", tags=["feedback"])
+MOST = 1000
+TEXT = 100_000
+THUMBS = {"up": 1.0, "down": 0.0}
+
+
+class FeedbackBody(Body):
+    """One judgement of one answer: by request id, or with the prompt and the answer inline."""
+
+    id: str | None = Field(default=None, min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")
+    request_id: str | None = Field(default=None, min_length=1, max_length=128)
+    adapter: AdapterName | None = None
+    version: int | None = Field(default=None, ge=1)
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    prompt: str | None = Field(default=None, min_length=1, max_length=TEXT)
+    answer: str | None = Field(default=None, max_length=TEXT)
+    rating: Annotated[float, Field(ge=0, le=1)] | Literal["up", "down"] | None = None
+    correction: str | None = Field(default=None, max_length=TEXT)
+    preferred: str | None = Field(default=None, max_length=TEXT)
+    rejected: str | None = Field(default=None, max_length=TEXT)
+    rater: str = Field(default="anonymous", max_length=128)
+    comment: str = Field(default="", max_length=TEXT)
+
+    @model_validator(mode="after")
+    def _judges_something(self) -> FeedbackBody:
+        if (self.preferred is None) != (self.rejected is None):
+            raise ValueError("'preferred' and 'rejected' come together")
+        if self.rating is None and self.correction is None and self.preferred is None:
+            raise ValueError("give a 'rating', a 'correction', or 'preferred' and 'rejected'")
+        if self.request_id is None:
+            if self.adapter is None or (self.prompt is None) == (self.messages is None):
+                raise ValueError("give a 'request_id', or 'adapter' and either 'prompt' or 'messages'")
+            if self.rating is not None and self.answer is None:
+                raise ValueError("a 'rating' without a 'request_id' needs the 'answer' that it rates")
+        return self
+
+
+class Batch(Body):
+    items: list[FeedbackBody] = Field(min_length=1, max_length=MOST)
+
+
+def _shape(body: Any) -> str:
+    """One item, or a batch: told by the field that only a batch has."""
+    return "many" if isinstance(body, Batch) or (isinstance(body, dict) and "items" in body) else "one"
+
+
+OneOrMany = Annotated[Annotated[FeedbackBody, Tag("one")] | Annotated[Batch, Tag("many")], Discriminator(_shape)]
+
+
+@router.post("")
+async def send_feedback(body: OneOrMany, parts: PartsOf, _: Caller) -> JSONResponse:
+    """Keep feedback; a batch is taken as a whole or not at all."""
+    items = body.items if isinstance(body, Batch) else [body]
+    fields = [_fields(item) for item in items]
+    if parts.recorder is not None and any(field["request_id"] for field in fields):
+        await asyncio.to_thread(parts.recorder.settle)
+    try:
+        kept = await asyncio.to_thread(take, parts.registry, fields)
+    except RegistryDown:
+        await asyncio.to_thread(parts.spool.add, fields)
+        told = [{"id": field["id"], "spooled": True} for field in fields]
+        return JSONResponse({"spooled": len(told), "items": told}, status_code=202)
+    _count(kept)
+    told = [{"feedback": record.model_dump(mode="json"), "new": new} for record, new in kept]
+    if not isinstance(body, Batch):
+        return JSONResponse(told[0], status_code=201 if kept[0][1] else 200)
+    accepted = sum(new for _, new in kept)
+    return JSONResponse({"accepted": accepted, "repeated": len(kept) - accepted, "items": told}, status_code=201)
+
+
+@router.get("")
+def list_feedback(
+    parts: PartsOf,
+    _: Caller,
+    adapter: AdapterName,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: str | None = None,
+) -> Any:
+    parts.registry.adapter(adapter)
+    return {
+        "feedback": parts.registry.feedback.list(adapter, limit=limit, before=before),
+        "total": parts.registry.feedback.count(adapter),
+    }
+
+
+def take(registry: Registry, fields: list[dict[str, Any]]) -> list[tuple[Feedback, bool]]:
+    """Join feedback by request id with the answer it judges, and keep it.
+
+    AdapterUnknown, InteractionUnknown, FeedbackConflict: nothing was kept."""
+    records = [_record(registry, dict(item)) for item in fields]
+    for adapter in {record.adapter for record in records}:
+        registry.adapter(adapter)
+    return registry.feedback.add_many(records)
+
+
+def _record(registry: Registry, fields: dict[str, Any]) -> Feedback:
+    try:
+        if fields["request_id"] is None:
+            return Feedback(**fields)
+        interaction = registry.interactions.get(fields["request_id"])
+        if fields["adapter"] not in (None, interaction.adapter):
+            raise BadInput(
+                f"Request '{interaction.request_id}' was answered by '{interaction.adapter}', not '{fields['adapter']}'.",
+                field="adapter",
+            )
+        return join(fields, interaction)
+    except ValidationError as error:
+        raise BadInput(f"The feedback is not usable: {error}") from error
+
+
+def _fields(item: FeedbackBody) -> dict[str, Any]:
+    """The fields of a record: JSON values only, so that they can be spooled."""
+    rating = THUMBS.get(item.rating, item.rating) if isinstance(item.rating, str) else item.rating
+    return item.model_dump(mode="json") | {
+        "id": item.id or f"fb-{secrets.token_hex(8)}",
+        "rating": rating,
+        "at": now().isoformat(),
+    }
+
+
+def _count(kept: list[tuple[Feedback, bool]]) -> None:
+    from service import metrics
+
+    for record, new in kept:
+        if new:
+            metrics.FEEDBACK.labels(record.adapter).inc()

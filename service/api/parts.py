@@ -1,0 +1,77 @@
+"""What every route under ``/api`` uses: the service's parts, the caller's name, bodies that refuse unknown fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict
+
+from registry.errors import BadInput
+from registry.records import ADAPTER_NAME
+from registry.registry import Registry
+from service.auth import Auth
+from service.bell import Bell
+from service.recorder import Recorder
+from service.replica import Replica
+from service.settings import ServiceSettings
+from service.spool import Spool
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the service is made of, once it has started."""
+
+    settings: ServiceSettings
+    registry: Registry
+    replica: Replica
+    auth: Auth
+    bell: Bell
+    recorder: Recorder | None
+    spool: Spool
+
+
+class Body(BaseModel):
+    """A request body: a field that it does not know is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MoveBody(Body):
+    """What every move of a rollout takes."""
+
+    expected_revision: int | None = None
+    operation_id: str | None = None
+    reason: str = ""
+
+    def conditions(self) -> dict[str, Any]:
+        return {
+            "expected_revision": self.expected_revision,
+            "operation_id": self.operation_id,
+            "reason": self.reason,
+        }
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _caller(request: Request) -> str:
+    return _parts(request).auth.check(request)
+
+
+def adapter_name(name: str) -> str:
+    """A name that may become an adapter's; BadInput says which may."""
+    if not ADAPTER_NAME.fullmatch(name):
+        raise BadInput(
+            f"'{name[:80]}' cannot name an adapter: use 1 to 64 of a-z, 0-9, '.', '_', '-', beginning and ending with a letter "
+            "or digit.",
+            field="name",
+        )
+    return name
+
+
+PartsOf = Annotated[Parts, Depends(_parts)]
+Caller = Annotated[str, Depends(_caller)]

@@ -1,0 +1,68 @@
+"""Runs: start one, watch it, cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import StreamingResponse
+
+from registry.adaptation import begin
+from registry.records import AdapterName, Run, RunSpec
+from service.api.parts import Caller, Parts, PartsOf
+
+router = APIRouter(prefix="/api/runs", tags=["runs"])
+
+
+@router.post("", status_code=201)
+def start_run(spec: RunSpec, parts: PartsOf, caller: Caller) -> Run:
+    """Freeze a snapshot of the adapter's feedback and search on it. The workers take it from here."""
+    run = begin(parts.registry, spec, by=caller)
+    parts.bell.advance(run.id)
+    return run
+
+
+@router.get("")
+def list_runs(
+    parts: PartsOf, _: Caller, adapter: AdapterName | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> Any:
+    return {"runs": parts.registry.runs.list(adapter, limit=limit)}
+
+
+@router.get("/{run_id}")
+def get_run(run_id: str, parts: PartsOf, _: Caller) -> Run:
+    return parts.registry.runs.get(run_id)
+
+
+@router.post("/{run_id}/cancel")
+def cancel_run(run_id: str, parts: PartsOf, caller: Caller) -> Run:
+    """End a run within one generation; what it registered stays, its champion does not move."""
+    return parts.registry.runs.cancel(run_id, outcome=f"Cancelled by {caller}.")
+
+
+@router.get("/{run_id}/events")
+async def run_events(run_id: str, request: Request, parts: PartsOf, _: Caller) -> StreamingResponse:
+    """Server-sent events: the run at every change, until it ends."""
+    await asyncio.to_thread(parts.registry.runs.get, run_id)  # unknown is a 404, not a stream that breaks off
+    return StreamingResponse(_events(parts, run_id, request), media_type="text/event-stream")
+
+
+async def _events(parts: Parts, run_id: str, request: Request) -> AsyncIterator[str]:
+    changes = parts.registry.runs.events(run_id)
+    asking = threading.Lock()
+
+    def step() -> tuple[bool, Run | None]:
+        with asking:
+            try:
+                return True, next(changes)
+            except StopIteration:
+                return False, None
+
+    while not await request.is_disconnected():
+        going, run = await asyncio.to_thread(step)
+        if not going:
+            return
+        yield f"event: run\ndata: {run.model_dump_json()}\n\n" if run is not None else ": still going\n\n"

@@ -1,0 +1,182 @@
+"""The composition root: every part of the service is made here, once, and handed to those who use it.
+
+``bentoml serve service.app:ShoalService``. One worker, one engine; more GPUs are more replicas behind a balancer.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from fastapi import FastAPI
+
+from registry.registry import Registry
+from registry.settings import RegistrySettings
+from service.api import adapters, feedback, runs, status
+from service.api.errors import add_error_handlers, add_unknown_routes
+from service.api.parts import Parts
+from service.auth import Auth
+from service.bell import Bell
+from service.engine import Engine, EngineSettings, EngineUnavailable
+from service.engines.die_with_parent import die_with_parent
+from service.gateway import BASE, ShoalGateway
+from service.leases import Leases
+from service.openai_api import openai_router
+from service.recorder import Recorder
+from service.replica import Replica
+from service.residents import ResidentEvent, Residents
+from service.settings import ServiceSettings
+from service.spool import Spool
+
+log = logging.getLogger("shoal.service")
+
+
+class Service:
+    """One replica's parts, from start to stop."""
+
+    def __init__(self, settings: ServiceSettings, registry_settings: RegistrySettings) -> None:
+        self.settings = settings
+        registry = Registry.open(registry_settings)
+        self.engine = make_engine(settings, registry_settings)
+        self.residents = Residents(
+            self.engine, Leases(), drain_timeout=settings.drain_timeout, on_event=_count_residents
+        )
+        replica = Replica(
+            registry,
+            self.engine,
+            self.residents,
+            replica_id=settings.replica_id,
+            poll_seconds=settings.poll_seconds,
+            known=settings.home / f"rollouts-{settings.port}.json",
+        )
+        recording = registry_settings.record_interactions == "all"
+        recorder = Recorder(registry.interactions) if recording else None
+        spool = Spool(settings.home / f"feedback-{settings.port}.jsonl", lambda item: feedback.take(registry, [item]))
+        self.parts = Parts(settings, registry, replica, Auth(settings), Bell(registry_settings), recorder, spool)
+        self.gateway = ShoalGateway(self.parts, self.engine, base_names=_base_names(registry_settings.base))
+
+    async def start(self) -> None:
+        """Ready when this returns: the engine answers and every champion is loaded."""
+        await self.engine.start()
+        await self.parts.replica.start()
+        if self.parts.recorder:
+            self.parts.recorder.start()
+        self.parts.spool.start()
+        log.info(
+            "%s is ready: %s", self.settings.replica_id, ", ".join(sorted(self.residents.ready)) or "no adapter yet"
+        )
+
+    async def stop(self) -> None:
+        """Requests have ended by now; what they left to be recorded is written, then the engine ends."""
+        await self.parts.replica.stop()
+        self.parts.spool.stop()
+        if self.parts.recorder:
+            self.parts.recorder.stop()
+        await self.residents.close()
+        await self.engine.stop()
+        self.parts.registry.close()
+
+    @property
+    def ready(self) -> bool:
+        return self.engine.alive and self.parts.replica.ready
+
+
+def make_engine(settings: ServiceSettings, registry_settings: RegistrySettings) -> Engine:
+    """The engine that the settings name."""
+    engine_settings = EngineSettings(
+        base=registry_settings.base or "",
+        served_base_name=BASE,
+        dtype=settings.dtype,
+        max_loras=settings.max_loras,
+        max_lora_rank=registry_settings.max_lora_rank,
+        max_model_len=settings.max_model_len,
+        kv_cache_gib=settings.kv_cache_gib,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+    )
+    if settings.engine == "stub":
+        from service.engines.stub import StubEngine
+
+        return StubEngine(engine_settings)
+    if registry_settings.base is None:
+        raise SystemExit("SHOAL_BASE names no base model: set it to a folder or a Hugging Face id.")
+    from service.engines.vllm import VllmEngine
+
+    return VllmEngine(engine_settings)
+
+
+def make_app() -> FastAPI:
+    """The routes. What they work on arrives in ``app.state`` when the service has started."""
+    app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
+    add_error_handlers(app)
+    for noun in (adapters, feedback, runs, status):
+        app.include_router(noun.router)
+    app.include_router(openai_router(_Late(app)))
+    add_unknown_routes(app)
+    return app
+
+
+class _Late:
+    """The gateway, for routes that are made before it: BentoML mounts an app when it reads the service's class."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        gateway = getattr(self._app.state, "gateway", None)
+        if gateway is None:
+            raise EngineUnavailable("The service is starting.")
+        return getattr(gateway, name)
+
+
+def _base_names(base: str | None) -> tuple[str, ...]:
+    """What the base model answers to: ``base``, and the name of its folder or its Hugging Face id."""
+    if not base:
+        return (BASE,)
+    named = Path(base).name if Path(base).exists() else base
+    return tuple(dict.fromkeys((BASE, named)))
+
+
+def _count_residents(event: ResidentEvent) -> None:
+    from service import metrics
+
+    metrics.CHANGES.labels(event.kind).inc()
+    if event.kind == "loaded":
+        metrics.LOADS.observe(event.seconds)
+    log.info("%s %s in %.3f s%s", event.kind, event.name, event.seconds, f": {event.reason}" if event.reason else "")
+
+
+app = make_app()
+
+
+@bentoml.service(
+    name="shoal_service",
+    workers=1,
+    # To the first byte: a stream is never cut. A long prompt on a busy CPU may take minutes.
+    traffic={"timeout": 600},
+    metrics={"enabled": True},
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(app, path="/")
+class ShoalService:
+    """BentoML's handle on one replica; everything is in ``Service``."""
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        die_with_parent()
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        service = Service(ServiceSettings.load(), RegistrySettings.load())
+        await service.start()
+        app.state.parts, app.state.gateway = service.parts, service.gateway
+        self._service = service
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        await self._service.stop()
+
+    async def __is_ready__(self) -> bool:
+        return self._service.ready
+
+    async def __is_alive__(self) -> bool:
+        return self._service.engine.alive

@@ -1,0 +1,46 @@
+"""No process outlives the one it works for, whatever kills that one.
+
+``kill -9`` of a service worker gives it no chance to stop its engine: the engine's processes would go on, hold their
+memory, and a second engine would be started beside them. The kernel can end a child with its parent
+(``man 2 prctl``, PR_SET_PDEATHSIG), if the child asks for it itself. The service asks at its own start
+(``die_with_parent``); vLLM's processes are asked by ``register``, a ``vllm.general_plugins`` entry point.
+
+The signal fires when the *thread* that started the child ends, so engines are started from a thread that lives as
+long as they should: the main thread, where the event loop runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int | None = None) -> bool:
+    """Have the kernel end this process when the one that started it ends; False where the kernel cannot (not Linux).
+
+    ``parent`` is the process id that the parent ought to have: if it has died before the kernel was asked, this
+    process ends at once. Safe to repeat.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    before = os.getppid() if parent is None else parent
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        return False
+    if os.getppid() != before:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return True
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes: its children die with their parent.
+
+    Only children of ``multiprocessing``: a process that a person or a supervisor started may well outlive its shell.
+    """
+    if parent := multiprocessing.parent_process():
+        die_with_parent(parent.pid)

@@ -1,0 +1,130 @@
+"""Between OpenAI's routes and the replica: let a request in, name the models, take in what was answered."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Request
+
+from registry.errors import NotFound, ShoalError
+from registry.records import Interaction as Recorded
+from registry.records import Message
+from service.api.parts import Parts
+from service.engine import Engine, EngineError
+from service.exchanges import Exchange
+from service.openai_api import Admission, Route
+from service.residents import ResidentError
+from service.routing import parse
+
+BASE = "base"
+
+
+class ShoalGateway:
+    """The ``Gateway`` of ``service/openai_api.py`` over one replica."""
+
+    def __init__(self, parts: Parts, engine: Engine, *, base_names: tuple[str, ...]) -> None:
+        self.engine = engine
+        self._parts = parts
+        self._replica = parts.replica
+        self._base_names = base_names
+        self._started = int(datetime.now(UTC).timestamp())
+
+    async def admit(self, request: Request, model: str, session: str | None) -> Admission:
+        """Authorise, choose the version, hold it. Raises EngineError only, as OpenAI's clients expect it."""
+        self._authorise(request)
+        if model in self._base_names:
+            return Admission(Route(None, BASE), None)
+        named = parse(model)
+        if named is None:
+            raise _unknown(model)
+        try:
+            held = await self._replica.hold(named, session)
+        except NotFound as error:
+            raise _unknown(model) from error
+        except ResidentError as error:
+            raise EngineError(
+                409, "version_not_servable", f"{error.name} cannot be served: {error.reason}", "model"
+            ) from error
+        except ShoalError as error:
+            raise EngineError(error.status, error.code, error.message, "model") from error
+        return Admission(Route(held.name, held.name), held.lease)
+
+    async def models(self, request: Request) -> list[dict[str, Any]]:
+        """The base, every adapter, and every version that is on the way of a rollout; then every other version."""
+        self._authorise(request)
+        known = [self._model(name, None) for name in self._base_names]
+        for adapter, rollout in sorted(self._replica.rollouts.items()):
+            known.append(self._model(adapter, BASE))
+            numbers = set(rollout.pinned)
+            try:
+                versions = await asyncio.to_thread(self._parts.registry.versions, adapter)
+                numbers |= {version.version for version in versions if not version.retired}
+            except ShoalError:
+                pass  # Redis is gone: what this replica serves by itself is still worth listing
+            known += [self._model(f"{adapter}@{number}", BASE) for number in sorted(numbers)]
+        return known
+
+    def on_answer(self, exchange: Exchange) -> None:
+        """Count it by version, and hand it to the recorder where prompts may be kept."""
+        from service import metrics
+
+        outcome = "aborted" if exchange.aborted else "ok"
+        metrics.REQUESTS.labels(exchange.version, outcome).inc()
+        metrics.SECONDS.labels(exchange.version).observe(exchange.seconds)
+        if exchange.seconds_to_first is not None:
+            metrics.FIRST_SECONDS.labels(exchange.version).observe(exchange.seconds_to_first)
+        if self._parts.recorder is None or exchange.aborted or not exchange.choices:
+            return
+        record = _recorded(exchange)
+        if record is not None:
+            self._parts.recorder.record(record)
+            metrics.DROPPED.set(self._parts.recorder.dropped)
+
+    def _authorise(self, request: Request) -> None:
+        try:
+            self._parts.auth.check(request)
+        except ShoalError as error:
+            raise EngineError(error.status, "invalid_api_key", error.message) from error
+
+    def _model(self, name: str, parent: str | None) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "shoal", "parent": parent}
+
+
+def _unknown(model: str) -> EngineError:
+    return EngineError(
+        404,
+        "model_not_found",
+        f"The model `{model[:200]}` does not exist. GET /v1/models lists those there are.",
+        "model",
+    )
+
+
+def _recorded(exchange: Exchange) -> Recorded | None:
+    """The record that feedback can name; None for what cannot be rated later: base answers, prompts that are not text."""
+    adapter, at, number = exchange.version.rpartition("@")
+    if not at:
+        return None
+    messages = prompt = None
+    if isinstance(exchange.prompt, str):
+        prompt = exchange.prompt
+    elif isinstance(exchange.prompt, list | tuple) and all(
+        isinstance(message, dict) and isinstance(message.get("content"), str) for message in exchange.prompt
+    ):
+        messages = tuple(Message(role=str(m.get("role", "user")), content=m["content"]) for m in exchange.prompt)
+    else:
+        return None
+    first = exchange.choices[0]
+    return Recorded(
+        request_id=exchange.request_id,
+        adapter=adapter,
+        version=int(number),
+        messages=messages,
+        prompt=prompt,
+        answer=first.text,
+        sampling=dict(exchange.sampling),
+        finish_reason=first.finish_reason,
+        at=datetime.fromtimestamp(exchange.started, UTC),
+        seconds=exchange.seconds,
+    )

@@ -1,0 +1,276 @@
+"""The OpenAI-compatible routes: chat completions, completions, the list of models.
+
+A request goes: read the body -> the gateway lets it in (a version is chosen and held) -> the engine answers -> the hold
+is released -> the exchange is told to the gateway. Every answer, also an error, names its request (``x-request-id``)
+and the version that gave it (``x-shoal-version``); every error has OpenAI's body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from service.engine import Answer, Engine, EngineError
+from service.exchanges import Exchange, choices_of, prompt_of, read_events, sampling_of
+from service.leases import Lease, LeasedStreamingResponse
+from service.openai_errors import error_body, error_response
+
+log = logging.getLogger(__name__)
+
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+CLIENT_CLOSED = 499  # nginx's number for a client that left; nobody is there to read it
+SESSION_HEADER, VERSION_HEADER, REQUEST_HEADER = "x-shoal-session", "x-shoal-version", "x-request-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who answers: ``name`` is the engine's (None: the base), ``label`` what the client sees: ``support-bot@7``."""
+
+    name: str | None
+    label: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A route, and the lease that keeps its version loaded; the base needs none."""
+
+    route: Route
+    lease: Lease | None
+
+
+class Gateway(Protocol):
+    """What the routes need of the service. ``admit`` chooses and holds in one step: nothing may be unloaded between."""
+
+    engine: Engine
+
+    async def admit(self, request: Request, model: str, session: str | None) -> Admission:
+        """Let a request in: authorise, choose the version, make it ready if it is not, hold it. Raises EngineError."""
+
+    async def models(self, request: Request) -> list[dict[str, Any]]:
+        """The models that this caller may ask for, as OpenAI's model objects."""
+
+    def on_answer(self, exchange: Exchange) -> None:
+        """Told after an answer was sent, or broke off. On the event loop: it must not block and should not raise."""
+
+
+def openai_router(gateway: Gateway) -> APIRouter:
+    """``POST /v1/chat/completions``, ``POST /v1/completions``, ``GET /v1/models`` and ``GET /v1/models/{model}``."""
+    router = APIRouter(tags=["openai"])
+
+    @router.post("/v1/chat/completions", response_model=None)
+    async def create_chat_completion(request: Request) -> Response:
+        return await _guarded(request, lambda asked: _answer(gateway, gateway.engine.chat, request, asked))
+
+    @router.post("/v1/completions", response_model=None)
+    async def create_completion(request: Request) -> Response:
+        return await _guarded(request, lambda asked: _answer(gateway, gateway.engine.complete, request, asked))
+
+    @router.get("/v1/models", response_model=None)
+    async def list_models(request: Request) -> Response:
+        async def answer(request_id: str) -> Response:
+            return JSONResponse({"object": "list", "data": await gateway.models(request)}, headers=_ids(request_id))
+
+        return await _guarded(request, answer)
+
+    @router.get("/v1/models/{model:path}", response_model=None)
+    async def get_model(request: Request, model: str) -> Response:
+        async def answer(request_id: str) -> Response:
+            for known in await gateway.models(request):
+                if known["id"] == model:
+                    return JSONResponse(known, headers=_ids(request_id))
+            raise EngineError(404, "model_not_found", f"The model `{model}` does not exist.", "model")
+
+        return await _guarded(request, answer)
+
+    return router
+
+
+async def _guarded(request: Request, answer: Callable[[str], Awaitable[Response]]) -> Response:
+    """Whatever goes wrong becomes OpenAI's error body, with the request's id on it."""
+    given = request.headers.get(REQUEST_HEADER, "")
+    request_id = given if SANE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    try:
+        return await answer(request_id)
+    except EngineError as error:
+        return error_response(error, _ids(request_id))
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED)
+    except Exception:
+        log.exception("request %s failed", request_id)
+        body = error_body(500, f"Internal error; it is in the log as {request_id}.", "internal_error")
+        return JSONResponse(body, 500, _ids(request_id))
+
+
+async def _answer(
+    gateway: Gateway,
+    ask: Callable[[dict[str, Any], str | None, str], Awaitable[Answer]],
+    request: Request,
+    request_id: str,
+) -> Response:
+    body = await _body(request)
+    model, session = body["model"], _session(body, request)
+    admission = await gateway.admit(request, model, session)
+    route, lease = admission.route, admission.lease
+    headers = {**_ids(request_id), **route.headers, VERSION_HEADER: route.label}
+    record = _Record(
+        Exchange(
+            request_id=request_id,
+            model=model,
+            version=route.label,
+            session=session,
+            prompt=prompt_of(body),
+            sampling=sampling_of(body),
+            started=time.time(),
+        ),
+        gateway.on_answer,
+    )
+    streaming = False
+    try:
+        answer = await _until_client_leaves(request, ask(body, route.name, request_id))
+        if isinstance(answer, dict):
+            record.answered(answer)
+            return JSONResponse(answer, headers=headers)
+        response = LeasedStreamingResponse(record.watch(answer), lease, headers, record.streamed)
+        streaming = True
+        return response
+    except EngineError as error:
+        if error.status >= 500:
+            record.failed(error.message)
+        return error_response(error, headers)
+    except ClientDisconnect:
+        record.failed(None)
+        raise
+    finally:
+        if lease is not None and not streaming:
+            lease.release()
+
+
+class _Record:
+    """Collects one exchange; telling it is put off until the event loop has nothing more urgent."""
+
+    def __init__(self, exchange: Exchange, tell: Callable[[Exchange], None]) -> None:
+        self._exchange = exchange
+        self._tell = tell
+        self._clock = time.monotonic()
+        self._first: float | None = None
+        self._events: list[str] = []
+        self._ended = False
+
+    def answered(self, answer: dict[str, Any]) -> None:
+        self._finish(lambda: {"choices": choices_of(answer), **_tokens(answer.get("usage"))})
+
+    def failed(self, error: str | None) -> None:
+        self._finish(lambda: {"aborted": True, "error": error})
+
+    async def watch(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Pass a stream on, keeping its events; an error in it gets OpenAI's shape."""
+        try:
+            async for event in events:
+                if self._first is None:
+                    self._first = time.monotonic() - self._clock
+                shaped = _shaped(event) if event.startswith('data: {"error"') else event
+                self._events.append(shaped)
+                yield shaped
+            self._ended = True
+        except Exception as error:  # HTTP has said 200 already: what is left is an event that says otherwise
+            if not isinstance(error, EngineError):
+                log.exception("stream %s broke off", self._exchange.request_id)
+                error = EngineError(500, "internal_error", "Internal error.")
+            self._events.append(f"data: {json.dumps(error_body(error.status, error.message, error.code))}\n\n")
+            yield self._events[-1]
+            yield "data: [DONE]\n\n"
+        finally:
+            if close := getattr(events, "aclose", None):
+                await close()
+
+    def streamed(self) -> None:
+        def parts() -> dict[str, Any]:
+            choices, usage, error = read_events(self._events)
+            broken = not self._ended or error is not None
+            return {"choices": choices, "streamed": True, "aborted": broken, "error": error, **_tokens(usage)}
+
+        self._finish(parts)
+
+    def _finish(self, parts: Callable[[], dict[str, Any]]) -> None:
+        seconds = time.monotonic() - self._clock
+
+        def tell() -> None:
+            try:
+                told = replace(self._exchange, seconds=seconds, seconds_to_first=self._first, **parts())
+                self._tell(told)
+            except Exception:  # the answer has been sent: recording it may not become its error
+                log.exception("exchange %s was not recorded", self._exchange.request_id)
+
+        asyncio.get_running_loop().call_soon(tell)
+
+
+async def _until_client_leaves(request: Request, answering: Awaitable[Answer]) -> Answer:
+    """Await the engine, but stop it when the client disconnects: nobody would read the answer.
+
+    The body has been read, so the next message that arrives is the disconnect."""
+    answer = asyncio.ensure_future(answering)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnect
+    finally:
+        gone.cancel()
+        answer.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)  # the engine has let go before the lease does
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        body = json.loads(await request.body(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise EngineError(400, "invalid_json", f"The body is not valid JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise EngineError(400, "invalid_json", "The body must be a JSON object.")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise EngineError(400, None, "you must provide a model parameter", "model")
+    return body
+
+
+def _session(body: dict[str, Any], request: Request) -> str | None:
+    """Who stays with one version: ``x-shoal-session`` if given, else OpenAI's ``user``."""
+    user = body.get("user")
+    return request.headers.get(SESSION_HEADER) or (user if isinstance(user, str) else None) or None
+
+
+def _ids(request_id: str) -> dict[str, str]:
+    return {REQUEST_HEADER: request_id}
+
+
+def _tokens(usage: dict[str, Any] | None) -> dict[str, int | None]:
+    counted = usage or {}
+    return {"prompt_tokens": counted.get("prompt_tokens"), "answer_tokens": counted.get("completion_tokens")}
+
+
+def _shaped(event: str) -> str:
+    """An engine's error event with OpenAI's body; an engine repeats the HTTP status as ``code``."""
+    error = json.loads(event.removeprefix("data:"))["error"]
+    status = error["code"] if isinstance(error.get("code"), int) else 500
+    code = "engine_error" if status >= 500 else None
+    return f"data: {json.dumps(error_body(status, str(error.get('message')), code, error.get('param')))}\n\n"

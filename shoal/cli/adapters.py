@@ -1,0 +1,79 @@
+"""``shoal adapters`` and ``shoal versions``: what there is, and what answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.cli import output
+from shoal.cli.options import ApiKey, Json, Name, Url, connect
+
+
+def adapters(url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """List the adapters: which version answers (the champion), which is on trial, and the rollout's revision."""
+    with connect(url, api_key) as client:
+        listed = client.adapters()
+    if json:
+        output.print_json({"adapters": listed})
+        return
+    rows = [
+        (
+            adapter["name"],
+            _version(adapter["rollout"].get("champion")),
+            _trial(adapter["rollout"]),
+            adapter["versions"],
+            adapter["rollout"]["revision"],
+            output.time_of(adapter["rollout"].get("moved_at")),
+        )
+        for adapter in listed
+    ]
+    columns = ("adapter", "champion", "challenger", "versions", "revision", "moved (UTC)")
+    output.table(columns, rows, "No adapter yet. Import one: shoal import NAME DIR")
+
+
+def versions(name: Name, url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """List the versions of an adapter, newest first: where each stands and what it is made of."""
+    with connect(url, api_key) as client:
+        listed = client.versions(name)
+        rollout = {} if json else client.adapter(name)["rollout"]
+    if json:
+        output.print_json({"versions": listed})
+        return
+    rows = [
+        (
+            f"{name}@{version['version']}",
+            _place(version, rollout),
+            version["label"] or ((version.get("lineage") or {}).get("formula") or ""),
+            version["origin"],
+            version["rank"],
+            output.size_of(version["size"]),
+            output.time_of(version["created_at"]),
+            version["created_by"],
+        )
+        for version in listed
+    ]
+    columns = ("version", "place", "label or formula", "origin", "rank", "size", "created (UTC)", "by")
+    output.table(columns, rows, f"'{name}' has no version yet. Import one: shoal import {name} DIR")
+
+
+def _version(number: int | None) -> str:
+    return "" if number is None else f"version {number}"
+
+
+def _trial(rollout: dict[str, Any]) -> str:
+    if rollout.get("challenger") is None:
+        return ""
+    return f"version {rollout['challenger']}, {output.percent(rollout['challenger_share'])}"
+
+
+def _place(version: dict[str, Any], rollout: dict[str, Any]) -> str:
+    number = version["version"]
+    if number == rollout.get("champion"):
+        return "champion"
+    if number == rollout.get("challenger"):
+        return f"challenger, {output.percent(rollout['challenger_share'])}"
+    if version.get("retired"):
+        return "retired"
+    if number in (rollout.get("withdrawn") or ()):
+        return "rolled back"
+    trail = rollout.get("trail") or ()
+    return "champion before" if trail and number == trail[-1] else ""

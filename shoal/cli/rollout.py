@@ -1,0 +1,80 @@
+"""``shoal promote``, ``rollback`` and ``canary``: who answers an adapter's traffic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from shoal.cli import output
+from shoal.cli.options import ApiKey, Json, Name, Reason, Revision, Url, connect, how
+from shoal.errors import LocalProblem
+
+VersionNumber = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its number.", show_default=False)]
+
+
+def promote(
+    name: Name,
+    version: VersionNumber,
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Make a version the champion: it answers all traffic. Every replica gets ready first; no request is dropped."""
+    with connect(url, api_key) as client:
+        _told(client.promote(name, version, **how(reason, expected_revision)), json)
+
+
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="An earlier version.", show_default=False)] = None,
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Go back to the champion before this one, at once; again: further back. It stays loaded for this."""
+    with connect(url, api_key) as client:
+        _told(client.rollback(name, to, **how(reason, expected_revision)), json)
+
+
+def canary(
+    name: Name,
+    version: Annotated[int | None, typer.Argument(metavar="VERSION", min=1, show_default=False)] = None,
+    share: Annotated[
+        float | None,
+        typer.Option("--share", min=0, max=1, help="Its share of the traffic: .05 is 5%.", show_default=False),
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="End the trial that goes on.")] = False,
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Put a version on trial with a share of the traffic, or end the trial. Callers stay on the side they are on.
+
+    shoal canary support-bot 7 --share .05
+
+    shoal canary support-bot --end
+    """
+    if end == (version is not None) or (share is None) != end:
+        raise LocalProblem(
+            f"Give a version with its share, or end the trial: shoal canary {name} 7 --share .05 | --end."
+        )
+    with connect(url, api_key) as client:
+        _told(client.canary(name, version, share or 0.0, **how(reason, expected_revision)), json)
+
+
+def _told(rollout: dict[str, Any], json: bool) -> None:
+    if json:
+        output.print_json(rollout)
+        return
+    name, champion = rollout["adapter"], rollout["champion"]
+    trial = ""
+    if rollout.get("challenger") is not None:
+        trial = f"; {name}@{rollout['challenger']} has {output.percent(rollout['challenger_share'])} of the traffic"
+    output.say((f"{name} -> version {champion}", "bold green"), f"{trial} (revision {rollout['revision']})")

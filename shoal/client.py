@@ -1,0 +1,300 @@
+"""The Python client: Shoal's ``/api`` as methods, each answering the JSON that the service answers.
+
+    with Client() as shoal:
+        shoal.import_version("support-bot", "./lora", label="french")
+        for run in shoal.run_events(shoal.start_run(adapter="support-bot")["id"]):
+            print(run["status"], run["generation"])
+
+For inference use the ``openai`` client with ``base_url=f"{url}/v1"``. Every error is one of ``shoal.errors``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+from urllib.parse import quote
+
+import httpx
+
+from registry.records import GOING
+from shoal.archive import SPOOL_BYTES, opened, unpack
+from shoal.errors import ApiError, LocalProblem, NotShoal, Unreachable
+from shoal.server_events import server_events
+
+DEFAULT_URL = "http://127.0.0.1:3000"
+FEEDBACK_BATCH = 1000  # the most items that one POST /api/feedback takes
+MOVE_SECONDS = 300.0  # an import is probed, a promotion waits for every replica
+SILENCE_SECONDS = 60.0  # an event stream that is silent for this long is asked for again
+PATIENCE_SECONDS = 60.0  # how long an event stream waits for a service that went away
+
+
+class Client:
+    """One connection to a running Shoal. Safe to use from one thread; close it, or use it as a context manager.
+
+    ``url``: default ``SHOAL_URL``, else this machine; ``api_key``: default ``SHOAL_API_KEY``, else none is sent.
+    """
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, *, timeout: float = 30.0) -> None:
+        self.url = (url or os.environ.get("SHOAL_URL") or DEFAULT_URL).rstrip("/")
+        key = api_key or os.environ.get("SHOAL_API_KEY")
+        if key and not (key.isascii() and key.isprintable()):
+            raise LocalProblem("The API key holds characters that no key has. Check --api-key or SHOAL_API_KEY.")
+        try:
+            host = httpx.URL(self.url).host
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=_user() | ({"authorization": f"Bearer {key}"} if key else {}),
+                timeout=httpx.Timeout(timeout, connect=5.0),
+                # A proxy of the environment does not lead to this machine.
+                trust_env=host not in ("localhost", "127.0.0.1", "::1"),
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Unreachable(self.url, str(error)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # Adapters and versions
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """Every adapter with its rollout."""
+        return self._listed("GET", "/api/adapters", "adapters")
+
+    def adapter(self, name: str) -> dict[str, Any]:
+        return self._call("GET", _path(name))
+
+    def create_adapter(self, name: str) -> dict[str, Any]:
+        """A new adapter without versions, or the one there is."""
+        return self._call("POST", "/api/adapters", json={"name": name})
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """The versions of an adapter, newest first."""
+        return self._listed("GET", _path(name, "versions"), "versions")
+
+    def version(self, name: str, version: int) -> dict[str, Any]:
+        return self._call("GET", _path(name, "versions", version))
+
+    def import_version(self, name: str, source: str | Path, *, label: str = "", note: str = "") -> dict[str, Any]:
+        """Register a PEFT folder, or an archive of one: ``{"version": Version, "new": bool}``.
+
+        An adapter of that name is created if there is none. The same weights again answer the version there is.
+        """
+        with opened(source) as (file_name, archive):
+            self.create_adapter(name)
+            return self._call(
+                "POST",
+                _path(name, "versions"),
+                files={"archive": (file_name, archive)},
+                data={"label": label, "note": note},
+                timeout=MOVE_SECONDS,
+            )
+
+    def export(self, name: str, version: int, folder: str | Path) -> Path:
+        """Write a version as a PEFT folder, which must be new or empty."""
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            with self._answering(), self._http.stream("GET", _path(name, "versions", version, "artifact")) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    answer.read()
+                    raise self._error(answer)
+                for chunk in answer.iter_bytes():
+                    spool.write(chunk)
+            spool.seek(0)
+            return unpack(cast("BinaryIO", spool), folder)
+
+    def lineage(self, name: str, version: int | None = None) -> dict[str, Any]:
+        """What a version (default: the champion) is made of, down to the imported experts."""
+        return self._call("GET", _path(name, "lineage"), params=_given(version=version))
+
+    def history(self, name: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """What happened to an adapter, newest first; each event has a ``sentence``."""
+        return self._listed("GET", _path(name, "history"), "events", params={"limit": limit})
+
+    # Moves: each answers the rollout after it
+
+    def promote(self, name: str, version: int, **how: Any) -> dict[str, Any]:
+        """Make ``version`` the champion. ``how``, for every move: ``reason``; ``expected_revision``, which makes it
+        conditional; ``operation_id``, which makes it repeatable."""
+        return self._move(name, "promote", {"version": version, **how})
+
+    def rollback(self, name: str, to: int | None = None, **how: Any) -> dict[str, Any]:
+        """Back to ``to``, or to the champion before this one; again: further back. ``how`` as for ``promote``."""
+        return self._move(name, "rollback", {**_given(to=to), **how})
+
+    def canary(self, name: str, version: int | None, share: float = 0.0, **how: Any) -> dict[str, Any]:
+        """Give ``version`` that share (0 to 1) of the traffic; ``None`` ends the trial. ``how`` as for ``promote``."""
+        return self._move(name, "canary", {"version": version, "share": share, **how})
+
+    def _move(self, name: str, move: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._call("POST", _path(name, move), json=body, timeout=MOVE_SECONDS)
+
+    # Feedback
+
+    def send_feedback(self, items: dict[str, Any] | Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """One item: ``{"feedback", "new"}``. Several: ``{"accepted", "repeated", "items"}``, all or nothing per 1,000.
+
+        Items with an ``id`` of yours may be sent again after a failure: they count once. While Redis is away the
+        service keeps them on its disk and answers ``{"spooled", "items"}``, of several beside the other keys.
+        """
+        if isinstance(items, dict):
+            return self._call("POST", "/api/feedback", json=items)
+        answer: dict[str, Any] = {"accepted": 0, "repeated": 0, "items": []}
+        waiting = list(items)
+        for start in range(0, len(waiting), FEEDBACK_BATCH):
+            batch = waiting[start : start + FEEDBACK_BATCH]
+            part = self._call("POST", "/api/feedback", json={"items": batch}, timeout=MOVE_SECONDS)
+            if "spooled" in part:
+                answer.setdefault("spooled", 0)
+            answer = {key: held + part.get(key, type(held)()) for key, held in answer.items()}
+        return answer
+
+    def feedback(self, adapter: str, *, limit: int = 100) -> dict[str, Any]:
+        """``{"feedback": [...], "total"}``, newest first."""
+        return self._call("GET", "/api/feedback", params={"adapter": adapter, "limit": limit})
+
+    # Runs
+
+    def start_run(self, **spec: Any) -> dict[str, Any]:
+        """Start a run; ``spec`` as ``registry.records.RunSpec``, of which only ``adapter`` is needed."""
+        return self._call("POST", "/api/runs", json={key: value for key, value in spec.items() if value is not None})
+
+    def runs(self, adapter: str | None = None) -> list[dict[str, Any]]:
+        """Runs, newest first."""
+        return self._listed("GET", "/api/runs", "runs", params=_given(adapter=adapter))
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return self._call("GET", f"/api/runs/{quote(run_id, safe='')}")
+
+    def cancel_run(self, run_id: str) -> dict[str, Any]:
+        return self._call("POST", f"/api/runs/{quote(run_id, safe='')}/cancel")
+
+    def run_events(self, run_id: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[dict[str, Any]]:
+        """The run at every change until it ends, each state once, oldest first.
+
+        A broken stream is asked for again; ``Unreachable`` after ``patience`` seconds without a service that answers.
+        """
+        revision, alive = -1, time.monotonic()
+        while True:
+            try:
+                for run in self._stream(run_id):
+                    alive = time.monotonic()
+                    if run["revision"] > revision:
+                        revision = run["revision"]
+                        yield run
+                        # The caller may have taken its time over this state: that is not the service's silence.
+                        alive = time.monotonic()
+                    if run["status"] not in GOING:
+                        return
+            except (Unreachable, ApiError) as error:
+                passing = isinstance(error, Unreachable) or error.status >= httpx.codes.INTERNAL_SERVER_ERROR
+                if not passing or time.monotonic() - alive > patience:
+                    raise
+            time.sleep(min(0.5, patience))
+
+    def _stream(self, run_id: str) -> Iterator[dict[str, Any]]:
+        path = f"/api/runs/{quote(run_id, safe='')}/events"
+        patient = httpx.Timeout(SILENCE_SECONDS, connect=5.0)
+        with self._answering(), self._http.stream("GET", path, timeout=patient) as answer:
+            if answer.status_code != httpx.codes.OK:
+                answer.read()
+                raise self._error(answer)
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                raise NotShoal(self.url, "a run's events are not an event stream")
+            for event, data in server_events(answer.iter_lines()):
+                if event == "run":
+                    run = self._object(data)
+                    if not isinstance(run.get("revision"), int) or not isinstance(run.get("status"), str):
+                        raise NotShoal(self.url, "a run has no status or no revision")
+                    yield run
+
+    # State
+
+    def status(self) -> dict[str, Any]:
+        """The replicas, what each holds, the engine, Redis."""
+        return self._call("GET", "/api/status")
+
+    def ready(self, timeout: float = 0.0) -> bool:
+        """Whether the service answers that it is ready, waiting up to ``timeout`` seconds for it."""
+        until = time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(Unreachable), self._answering():
+                if self._http.get("/readyz", timeout=5.0).status_code == httpx.codes.OK:
+                    return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.2)
+
+    # The edge: one call, one answer, no foreign error
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        with self._answering():
+            answer = self._http.request(method, path, **request)
+            if not answer.is_success:
+                raise self._error(answer)
+            return self._object(answer.text)
+
+    def _listed(self, method: str, path: str, key: str, **request: Any) -> list[dict[str, Any]]:
+        rows = self._call(method, path, **request).get(key)
+        if not isinstance(rows, list):
+            raise NotShoal(self.url, f"its answer to {path} has no list '{key}'")
+        return rows
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise Unreachable(self.url, str(error) or type(error).__name__) from error
+
+    def _object(self, text: str) -> dict[str, Any]:
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise NotShoal(self.url, "its answer is not JSON") from error
+        if not isinstance(answer, dict):
+            raise NotShoal(self.url, "its answer is not a JSON object")
+        return answer
+
+    def _error(self, answer: httpx.Response) -> ApiError:
+        """The service's error; one of a proxy or another server is told by its status alone."""
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            error = answer.json()["error"]
+            details = error.get("details")
+            told = details if isinstance(details, dict) else {}
+            return ApiError(answer.status_code, str(error.get("code") or "error"), str(error["message"]), told)
+        path = answer.request.url.path
+        return ApiError(
+            answer.status_code,
+            "http_error",
+            f"{self.url} answered {answer.status_code} {answer.reason_phrase} to {answer.request.method} {path}, "
+            "without Shoal's error body. Is this Shoal? Check --url or SHOAL_URL.",
+        )
+
+
+def _user() -> dict[str, str]:
+    """Who history says made a move. A name that a header cannot carry, or none, is left out."""
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        name = getpass.getuser()
+        if name.isascii() and name.isprintable():
+            return {"x-shoal-user": name}
+    return {}
+
+
+def _path(name: str, *rest: str | int) -> str:
+    return "/".join(["/api/adapters", quote(name, safe=""), *(quote(str(part), safe="") for part in rest)])
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}

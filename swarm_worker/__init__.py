@@ -1,0 +1,1 @@
+"""Celery workers: the search, the scoring and the continual loop."""

@@ -1,0 +1,33 @@
+"""The Celery application: ``celery -A swarm_worker.celery_app worker -Q control`` (or ``-Q score``), and ``beat``."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from registry.queues import TICK, celery_options
+from registry.settings import RegistrySettings
+from swarm_worker.settings import WorkerSettings
+
+
+def build(registry: RegistrySettings, worker: WorkerSettings) -> Celery:
+    """The application on the registry's Redis."""
+    app = Celery("shoal", include=["swarm_worker.tasks"])
+    app.conf.update(
+        celery_options(registry.redis_url, registry.namespace),
+        # A worker that dies gives its message back; every task is safe to run twice.
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        # A tick that nobody took before the next one is of no use.
+        beat_schedule={
+            "tick": {"task": TICK, "schedule": worker.tick_seconds, "options": {"expires": worker.tick_seconds}}
+        },
+        beat_max_loop_interval=worker.tick_seconds,
+    )
+    return app
+
+
+app = build(RegistrySettings.load(), WorkerSettings.load())

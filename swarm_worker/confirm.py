@@ -1,0 +1,55 @@
+"""Confirm one finalist: what users would get from it and from the champion, item by item, on items the search never saw.
+
+The gate decides on generated answers where feedback says what was right (a correction, or an answer rated up): exact match.
+Without enough of those it decides on the ``preference`` of the likelihoods; 0.5 then stands for the champion itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from registry.records import SnapshotItem
+from swarm_worker.scoring.engine import Scored, ScoringEngine
+from swarm_worker.utilities import UTILITIES
+from swarm_worker.utilities.utility import Item
+
+MIN_CHECKABLE = 20
+"""Fewest checkable items on which exact match decides; below it an accuracy says next to nothing."""
+
+
+def rated(item: SnapshotItem) -> Item:
+    """A snapshot's item as a utility takes it."""
+    return Item.from_json(item.model_dump(mode="json"))
+
+
+def confirm(
+    engine: ScoringEngine, champion: Scored, finalist: Scored, items: Sequence[SnapshotItem], *, max_tokens: int
+) -> dict[str, Any]:
+    """Per-item scores of the champion (``before``) and the finalist (``after``), paired, and how they were measured.
+
+    ``corrected`` and ``accepted`` count the checkable items whose good answer was a correction, and those where the answer
+    given was right. Where all are corrections, the items were chosen by the champion's failures and any change looks better:
+    rate good answers, too.
+    """
+    checkable = [item for item in items if item.checkable and item.good is not None]
+    corrected = sum(item.bad is not None for item in checkable)
+    counts = {"corrected": corrected, "accepted": len(checkable) - corrected}
+    if len(checkable) >= MIN_CHECKABLE:
+        return (
+            _measured("exact_match", engine, champion, finalist, [rated(item) for item in checkable], max_tokens)
+            | counts
+        )
+    return _measured("preference", engine, champion, finalist, [rated(item) for item in items], max_tokens) | counts
+
+
+def _measured(
+    measure: str, engine: ScoringEngine, champion: Scored, finalist: Scored, items: list[Item], max_tokens: int
+) -> dict[str, Any]:
+    utility = UTILITIES[measure]
+    reference = utility.prepare(engine, champion, items)
+    return {
+        "measure": measure,
+        "before": utility.scores(engine, champion, items, reference),
+        "after": utility.scores(engine, finalist, items, reference),
+    }

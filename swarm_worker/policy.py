@@ -1,0 +1,41 @@
+"""When a run starts by itself: every so often, if there is enough new feedback."""
+
+from __future__ import annotations
+
+from registry.adaptation import begin
+from registry.errors import ShoalError
+from registry.records import Adapter, Run, RunSpec, now
+from registry.registry import Registry
+from swarm_worker.settings import WorkerSettings
+
+SCHEDULE = "schedule"
+"""Who a run that starts by itself says it was started by."""
+
+
+def start_due_runs(registry: Registry, settings: WorkerSettings) -> list[Run]:
+    """Begin a run for each adapter that is due. Called by every tick; two at once begin one run (RunGoing)."""
+    if settings.adapt_every <= 0:
+        return []
+    started = []
+    for adapter in registry.adapters():
+        reason = due(registry, settings, adapter)
+        if reason is None:
+            continue
+        spec = RunSpec(adapter=adapter.name, seed=registry.feedback.count(adapter.name), reason=reason)
+        try:
+            started.append(begin(registry, spec, by=SCHEDULE))
+        except ShoalError:
+            continue  # too little feedback yet, too few experts, or a run was started meanwhile: the next tick asks again
+    return started
+
+
+def due(registry: Registry, settings: WorkerSettings, adapter: Adapter) -> str | None:
+    """Why a run of ``adapter`` is due now, in words; None while it is not."""
+    latest = next(iter(registry.runs.list(adapter.name, limit=1)), None)
+    since = (now() - (latest.created_at if latest else adapter.created_at)).total_seconds()
+    if (latest and latest.going) or since < settings.adapt_every:
+        return None
+    fresh = registry.feedback.count(adapter.name) - (latest.feedback_seen if latest else 0)
+    if fresh < settings.adapt_min_new:
+        return None
+    return f"{fresh} new feedback items, {since:.0f} s since the last run"

@@ -1,0 +1,252 @@
+"""Drive one run: queued -> searching -> confirming -> promoting -> done, or stopped with the reason written down.
+
+A run's state is its record and the optimiser's JSON, saved after every generation. ``advance`` may be called at any time,
+any number of times, by any process: it looks at what is there and does the next thing, or nothing. Whoever saves a move first
+makes it; the others find the run moved on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from registry.errors import ShoalError
+from registry.records import Lineage, Run, now
+from registry.registry import Registry
+from swarm_worker import search
+from swarm_worker.formula import describe
+from swarm_worker.gate import Decision, decide
+from swarm_worker.search import Move, Outcome
+from swarm_worker.settings import WorkerSettings
+
+CONFIRM = "confirm"
+
+
+def search_step(generation: int) -> str:
+    """The name of a generation's step, under which its slices are kept."""
+    return f"search-{generation}"
+
+
+@dataclass(frozen=True)
+class RunDriver:
+    """Moves runs on. ``send_slice`` and ``send_advance`` put a message on the queue, and may be lost: the tick sends again."""
+
+    registry: Registry
+    settings: WorkerSettings
+    send_slice: Callable[[dict[str, Any]], Any]
+    send_advance: Callable[[str, float], Any]
+    log: Callable[..., None] = lambda *_: None
+
+    def advance(self, run_id: str) -> None:
+        """Do the next thing for a run, if it can be done now. An error of our own tree ends the run with its reason."""
+        run = self.registry.runs.get(run_id)
+        moves = {
+            "queued": self._begin_search,
+            "searching": self._next_generation,
+            "confirming": self._decide,
+            "promoting": self._promote,
+        }
+        move = moves.get(run.status)
+        if move is None:
+            return
+        try:
+            move(run)
+        except ShoalError as error:
+            if error.status == 503:
+                raise  # Redis is gone: nothing can be written; the tick comes back to it
+            self._end(run, "failed", error.message)
+
+    def look_after(self) -> None:
+        """For every going run: send again what nobody took or a dead worker left, and move on what is complete."""
+        for run in self.registry.runs.going():
+            step = self._step(run)
+            if step and self.registry.runs.is_open(run.id, step) and self.registry.runs.reports(run.id, step) is None:
+                self._send_overdue(run.id, step, seconds=self.settings.slice_deadline)
+            else:
+                self.advance(run.id)
+
+    # The moves --------------------------------------------------------------------------------------------------------
+
+    def _begin_search(self, run: Run) -> None:
+        options: dict[str, Any] = {"starts": self._champion_start(run)}
+        if run.spec.max_generations is not None:
+            options["max_generations"] = run.spec.max_generations
+        optimizer = search.make(run.spec.optimizer, n_experts=len(run.experts), seed=run.spec.seed, **options)
+        searching = {"status": "searching", "max_generations": optimizer.options.max_generations}
+        if begun := self.registry.runs.save(run.model_copy(update=searching), optimizer.to_json()):
+            self._open_search(begun, optimizer.ask())
+
+    def _next_generation(self, run: Run) -> None:
+        state = self.registry.runs.search_state(run.id)
+        optimizer = search.from_json(state or {})
+        reports = self.registry.runs.reports(run.id, search_step(run.generation))
+        if reports is None:
+            self._open_search(run, optimizer.ask())
+            return
+        outcomes = [Outcome.from_json(outcome) for report in reports for outcome in report["outcomes"]]
+        optimizer.tell(outcomes)
+        run = self._count(run, outcomes, reports, optimizer)
+        if optimizer.best is None:
+            failure = next((outcome.error for outcome in outcomes if outcome.error), "no position could be scored")
+            self._end(run, "failed", f"The search could not score its starts: {failure}")
+        elif (reason := optimizer.should_stop) is None:
+            if moved := self.registry.runs.save(
+                run.model_copy(update={"generation": run.generation + 1}), optimizer.to_json()
+            ):
+                self._open_search(moved, optimizer.ask())
+        else:
+            confirming = run.model_copy(update={"status": "confirming", "outcome": reason})
+            if moved := self.registry.runs.save(confirming, optimizer.to_json()):
+                self._open_confirm(moved)
+
+    def _decide(self, run: Run) -> None:
+        reports = self.registry.runs.reports(run.id, CONFIRM)
+        if reports is None:
+            self._open_confirm(run)
+            return
+        report = reports[0]
+        if "error" in report:
+            self._end(run, "failed", f"The finalist could not be confirmed: {report['error']}")
+            return
+        decision = decide(report["before"], report["after"], seed=run.spec.seed)
+        figures = decision.to_json() | {key: report[key] for key in ("measure", "accepted", "corrected", "seconds")}
+        run = run.model_copy(update={"decision": figures})
+        if not decision.passed:
+            self._end(run, "stopped", f"Nothing better was found. {decision.reason}")
+            return
+        version = self._register(run, report, decision)
+        if run.champion and version == run.champion.version:
+            self._end(run, "stopped", "The search found the champion itself again.")
+            return
+        run = run.model_copy(update={"version": version})
+        if not run.spec.promote:
+            self._end(
+                run, "done", f"Registered {run.spec.adapter}@{version}, not promoted, as asked. {decision.reason}"
+            )
+            return
+        promoting = {"status": "promoting", "promoting_since": now(), "outcome": decision.reason}
+        if moved := self.registry.runs.save(run.model_copy(update=promoting)):
+            self.registry.replicas.ask(run.spec.adapter, version)
+            self._promote(moved)
+
+    def _promote(self, run: Run) -> None:
+        """Ask the replicas to get ready, come back until they are, then move the champion, if nobody moved it meanwhile."""
+        adapter, version = run.spec.adapter, int(run.version or 0)
+        readiness = self.registry.replicas.readiness(adapter, version)
+        waited = (now() - (run.promoting_since or run.created_at)).total_seconds()
+        if readiness.refused or (readiness.waiting and waited > self.settings.ready_timeout):
+            told = "; ".join(f"{replica}: {why}" for replica, why in sorted(readiness.refused.items()))
+            told = (
+                told or f"not ready within {self.settings.ready_timeout:.0f} s: {', '.join(sorted(readiness.waiting))}"
+            )
+            self._end(run, "done", f"Registered {adapter}@{version}; not promoted, a replica cannot serve it: {told}")
+        elif readiness.waiting:
+            self.registry.replicas.ask(adapter, version)
+            self.send_advance(run.id, 0.25)
+        else:
+            self._move_champion(run, adapter, version)
+
+    def _move_champion(self, run: Run, adapter: str, version: int) -> None:
+        try:
+            self.registry.promote(
+                adapter,
+                version,
+                by=run.id,
+                reason=run.outcome,
+                expected_revision=run.rollout_revision,
+                operation_id=f"{run.id}:promote",
+                by_itself=True,
+                details={"gate": run.decision or {}, "formula": run.formula},
+            )
+        except ShoalError as error:
+            if error.status != 409:
+                raise
+            self._end(run, "done", f"Registered {adapter}@{version}; not promoted: {error.message}")
+        else:
+            self._end(run.model_copy(update={"promoted": True}), "done", f"Promoted {adapter}@{version}. {run.outcome}")
+
+    # Parts of the moves -----------------------------------------------------------------------------------------------
+
+    def _champion_start(self, run: Run) -> list[tuple[float, ...]]:
+        """The champion's own coefficients, where it is a mix of the same experts: the search then starts from it, too."""
+        champion = self.registry.version(run.spec.adapter, run.champion.version) if run.champion else None
+        lineage = champion.lineage if champion else None
+        if lineage is None or [e.digest for e in lineage.experts] != [e.digest for e in run.experts]:
+            return []
+        return [lineage.coefficients] if lineage.space == run.spec.space else []
+
+    def _count(
+        self, run: Run, outcomes: list[Outcome], reports: list[dict[str, Any]], optimizer: search.Optimizer
+    ) -> Run:
+        items = run.snapshot.search if run.snapshot else 0
+        best = optimizer.best
+        update: dict[str, Any] = {
+            "item_generations": run.item_generations + items * len(outcomes),
+            "search_seconds": run.search_seconds + sum(report["seconds"] for report in reports),
+        }
+        if best is not None:
+            formula = describe([expert.name for expert in run.experts], best.coefficients)
+            update |= {"best_utility": best.utility, "coefficients": best.coefficients, "formula": formula}
+        if run.generation == 0:
+            alone = [
+                outcome for outcome in outcomes if outcome.particle < len(run.experts) and outcome.utility is not None
+            ]
+            if alone:
+                top = max(alone, key=lambda outcome: (outcome.utility or -math.inf, -outcome.particle))
+                update |= {"best_expert": run.experts[top.particle].name, "best_expert_utility": top.utility}
+        return run.model_copy(update=update)
+
+    def _register(self, run: Run, report: dict[str, Any], decision: Decision) -> int:
+        lineage = Lineage(
+            run_id=run.id,
+            experts=run.experts,
+            coefficients=run.coefficients or (),
+            space=run.spec.space,
+            formula=run.formula,
+            rank=report["rank"],
+            retained_energy=report["retained_energy"],
+            optimizer=run.spec.optimizer,
+            seed=run.spec.seed,
+            snapshot=run.snapshot.digest if run.snapshot else "",
+            gate=decision.to_json(),
+        )
+        version, _new = self.registry.register_digest(
+            run.spec.adapter,
+            report["digest"],
+            by=run.id,
+            label=f"mix-{run.id.removeprefix('run-')}",
+            note=run.formula,
+            origin="run",
+            lineage=lineage,
+            rank=report["rank"],
+            size=report["size"],
+        )
+        return version.version
+
+    def _open_search(self, run: Run, moves: list[Move]) -> None:
+        size = self.settings.slice_size or max(1, math.ceil(len(moves) / 2))
+        slices = [moves[start : start + size] for start in range(0, len(moves), size)]
+        self._open(run, search_step(run.generation), [{"moves": [m.to_json() for m in part]} for part in slices])
+
+    def _open_confirm(self, run: Run) -> None:
+        self._open(run, CONFIRM, [{"coefficients": list(run.coefficients or ())}])
+
+    def _open(self, run: Run, step: str, works: list[dict[str, Any]]) -> None:
+        messages = [{"run": run.id, "step": step, "index": index, "work": work} for index, work in enumerate(works)]
+        self.registry.runs.open_step(run.id, step, messages)
+        self._send_overdue(run.id, step, seconds=self.settings.slice_deadline)
+
+    def _send_overdue(self, run_id: str, step: str, *, seconds: float) -> None:
+        for message in self.registry.runs.overdue(run_id, step, seconds=seconds).values():
+            self.send_slice(message)
+
+    def _end(self, run: Run, status: str, outcome: str) -> None:
+        ended = run.model_copy(update={"status": status, "outcome": outcome, "finished_at": now()})
+        if self.registry.runs.save(ended):
+            self.log("run %s of %s: %s. %s", run.id, run.spec.adapter, status, outcome)
+
+    @staticmethod
+    def _step(run: Run) -> str | None:
+        return {"searching": search_step(run.generation), "confirming": CONFIRM}.get(run.status)

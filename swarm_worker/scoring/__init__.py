@@ -1,0 +1,1 @@
+"""Engines that say how likely an answer is, and what a model answers."""

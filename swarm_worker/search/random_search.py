@@ -1,0 +1,74 @@
+"""Random search in the hull: the control that a claim for any other search is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from swarm_worker.search.generations import Generations, Options, require
+from swarm_worker.search.optimizer import Coefficients
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSearchOptions(Options):
+    """``population``: draws a generation. ``bounds``: of each coefficient. ``sum_to_one``: stay where a swarm stays.
+
+    ``spread``: the standard deviation of the Gaussian draws; ``scale``: the range of a mix's sum.
+    """
+
+    population: int = 10
+    bounds: tuple[float, float] = (-1.5, 2.5)
+    spread: float = 0.5
+    scale: tuple[float, float] = (0.5, 2.5)
+    sum_to_one: bool = False
+
+    def __post_init__(self) -> None:
+        # Not super(): slots=True makes a new class, which the bare form does not know.
+        Options.__post_init__(self)
+        object.__setattr__(self, "bounds", tuple(float(b) for b in self.bounds))
+        object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
+        require(self.population >= 1, "population", self.population, "1 or more")
+        require(self.bounds[0] < self.bounds[1], "bounds", self.bounds, "(low, high) with low < high")
+        require(self.spread > 0, "spread", self.spread, "> 0")
+        require(0 < self.scale[0] <= self.scale[1], "scale", self.scale, "(low, high) with 0 < low <= high")
+
+
+class RandomSearch(Generations):
+    """Draws that never look at a score, half of each kind: neither guess about where good mixes lie can fail it.
+
+    - *mixes*: a Dirichlet(1) draw (uniform on the simplex) times a sum drawn from U(``scale``);
+    - *excursions*: a Gaussian step of ``spread`` from a start chosen at random, which reaches negative coefficients.
+
+    Both are clipped to ``bounds``. With ``sum_to_one`` the sum is 1 and the steps are centred, as in Model Swarms.
+    """
+
+    name: ClassVar[str] = "random_search"
+    options_type = RandomSearchOptions
+    options: RandomSearchOptions
+
+    def _learn(self, utilities: list[float | None]) -> None:
+        """Nothing: that is the point."""
+
+    def _propose(self) -> list[Coefficients]:
+        return [self._draw(particle) for particle in range(self.options.population)]
+
+    def _draw(self, particle: int) -> Coefficients:
+        rng = self.rng(particle)
+        if rng.random() < 0.5:
+            total = 1.0 if self.options.sum_to_one else rng.uniform(*self.options.scale)
+            position = total * rng.dirichlet(np.ones(self.n_experts))
+        else:
+            start = np.array(self.starts[rng.integers(len(self.starts))])
+            step = self.options.spread * rng.standard_normal(self.n_experts)
+            position = start + (step - step.mean() if self.options.sum_to_one else step)
+        if self.options.sum_to_one:
+            return tuple(position.tolist())  # clipping would break the sum
+        return tuple(np.clip(position, *self.options.bounds).tolist())
+
+    def _state_to_json(self) -> dict[str, Any]:
+        return {}
+
+    def _state_from_json(self, state: dict[str, Any]) -> None:
+        """Nothing beside what every search keeps."""

@@ -1,0 +1,51 @@
+"""What a worker may be told from outside. Built once per process and passed down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.errors import BadInput
+from registry.settings import explain
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class WorkerSettings(BaseSettings):
+    """Scoring, deadlines and the schedule. Read from ``SHOAL_*``."""
+
+    model_config = SettingsConfigDict(env_prefix="SHOAL_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    scoring_threads: int = Field(default=0, ge=0, description="CPU threads of a scoring worker; 0: half the cores.")
+    slice_size: int = Field(default=0, ge=0, description="Positions a scoring message; 0: a generation in two slices.")
+    lease_seconds: float = Field(default=12.0, gt=1, description="How long a silent worker keeps its slice.")
+    slice_deadline: float = Field(
+        default=15.0, gt=1, description="Seconds after which an unclaimed slice is sent again."
+    )
+    tick_seconds: float = Field(default=5.0, gt=0, description="How often Celery beat looks after the runs.")
+    max_answer_tokens: int = Field(default=64, ge=1, description="Longest answer that the gate generates.")
+    ready_timeout: float = Field(default=120.0, gt=0, description="How long a promotion waits for the replicas.")
+    adapt_every: float = Field(
+        default=0.0, ge=0, description="Seconds (or 30m, 6h, 1d) between runs; 0: never by itself."
+    )
+    adapt_min_new: int = Field(
+        default=100, ge=1, description="Fewest new feedback items for a run that starts by itself."
+    )
+
+    @field_validator("adapt_every", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        """``6h`` reads better in an environment than ``21600``."""
+        if isinstance(value, str) and value[-1:] in _UNITS:
+            return float(value[:-1]) * _UNITS[value[-1]]
+        return value
+
+    @classmethod
+    def load(cls, **given: Any) -> WorkerSettings:
+        """The settings, or one ``BadInput`` that names every wrong variable."""
+        try:
+            return cls(**given)
+        except ValidationError as wrong:
+            raise BadInput(explain(wrong)) from wrong

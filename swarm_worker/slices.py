@@ -1,0 +1,157 @@
+"""Score one slice: the work of a scoring worker, from claim to report.
+
+A worker keeps the base model resident, and of the run at hand the experts, the items and the champion's likelihoods: a slice
+then costs its scoring and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from registry.errors import BadInput, ShoalError
+from registry.records import Run, Snapshot, SnapshotItem
+from registry.registry import Registry
+from swarm_worker.confirm import confirm, rated
+from swarm_worker.hull import ExpertStack
+from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine
+from swarm_worker.scoring.transformers import TransformersEngine
+from swarm_worker.search import Move, Outcome
+from swarm_worker.settings import WorkerSettings
+from swarm_worker.utilities import UTILITIES
+from swarm_worker.utilities.utility import Item, Reference
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a run's slices share: items, the champion that they are measured against, its likelihoods."""
+
+    run: Run
+    experts: list[Path]
+    search: list[Item]
+    confirm: list[SnapshotItem]
+    champion: AdapterFolder
+    reference: Reference
+
+
+class SliceScorer:
+    """Scores slices on one engine, one at a time."""
+
+    def __init__(self, registry: Registry, settings: WorkerSettings, engine: ScoringEngine) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.engine = engine
+        self._scene: Scene | None = None
+
+    def score(self, run_id: str, step: str, index: int, work: dict[str, Any]) -> int | None:
+        """Claim, score, report: how many slices the step still misses, or None where there was nothing to do here."""
+        runs = self.registry.runs
+        if not runs.get(run_id).going:
+            return None
+        fence = runs.claim(run_id, step, index, lease_seconds=self.settings.lease_seconds)
+        if fence is None:
+            return None
+        began = time.monotonic()
+        with self._renewing(run_id, step, index):
+            report = self._work(run_id, work)
+        report["seconds"] = round(time.monotonic() - began, 4)
+        return runs.report(run_id, step, index, fence, report)
+
+    def _work(self, run_id: str, work: dict[str, Any]) -> dict[str, Any]:
+        if "moves" in work:
+            moves = [Move.from_json(move) for move in work["moves"]]
+            try:
+                scene = self._enter(run_id)
+            except (ShoalError, ValueError) as error:
+                return {"outcomes": [Outcome.of(move, None, str(error)).to_json() for move in moves]}
+            return {"outcomes": [self._outcome(scene, move).to_json() for move in moves]}
+        try:
+            return self._confirm(self._enter(run_id), tuple(work["coefficients"]))
+        except (ShoalError, ValueError) as error:
+            return {"error": str(error)}
+
+    def _outcome(self, scene: Scene, move: Move) -> Outcome:
+        utility = UTILITIES[scene.run.spec.utility]
+        candidate = Candidate(move.coefficients, scene.run.spec.space)
+        try:
+            scores = utility.scores(self.engine, candidate, scene.search, scene.reference)
+        except ValueError as error:
+            return Outcome.of(move, None, str(error))
+        return Outcome.of(move, sum(scores) / len(scores))
+
+    def _confirm(self, scene: Scene, coefficients: tuple[float, ...]) -> dict[str, Any]:
+        """Cut the finalist to what is served, store it, and score it and the champion on the items the search never saw."""
+        with tempfile.TemporaryDirectory(prefix="shoal-finalist-") as scratch:
+            folder = Path(scratch) / "adapter"
+            cut = ExpertStack.load(scene.experts).write(
+                coefficients, folder, space=scene.run.spec.space, max_rank=self.registry.settings.max_lora_rank
+            )
+            artifact = self.registry.artifacts.put_folder(folder)
+        delivered = AdapterFolder(self.registry.artifacts.fetch(artifact.digest))
+        result = confirm(
+            self.engine, scene.champion, delivered, scene.confirm, max_tokens=self.settings.max_answer_tokens
+        )
+        return result | {
+            "digest": artifact.digest,
+            "size": artifact.size,
+            "rank": cut.rank,
+            "retained_energy": cut.retained_energy,
+        }
+
+    def _enter(self, run_id: str) -> Scene:
+        """The scene of a run; entering the same one again costs nothing."""
+        if self._scene is None or self._scene.run.id != run_id:
+            run = self.registry.runs.get(run_id)
+            if run.snapshot is None or run.champion is None:
+                raise BadInput(f"Run {run_id} has no snapshot or no champion.", field="run")
+            snapshot = Snapshot.model_validate(self.registry.artifacts.get_json(run.snapshot.digest))
+            experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
+            self.engine.set_experts(experts)
+            champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
+            items = [rated(item) for item in snapshot.search]
+            reference = UTILITIES[run.spec.utility].prepare(self.engine, champion, items)
+            self._scene = Scene(run, experts, items, list(snapshot.confirm), champion, reference)
+        return self._scene
+
+    @contextmanager
+    def _renewing(self, run_id: str, step: str, index: int) -> Iterator[None]:
+        """Keep the slice's lease while it is being scored: only a dead worker's slice is taken over."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self.settings.lease_seconds / 3):
+                try:
+                    self.registry.runs.renew(run_id, step, index, lease_seconds=self.settings.lease_seconds)
+                except ShoalError:
+                    continue  # Redis is away for a moment; if it stays away the slice is taken over, as it should be
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+@functools.cache
+def scorer(registry: Registry, settings: WorkerSettings) -> SliceScorer:
+    """The process's one scorer; loads the base model at the first call."""
+    # The engine that answers users has the other half. More threads than free cores are worse than one: each step waits for
+    # the slowest of them, and a slice took a thousand times as long.
+    torch.set_num_threads(settings.scoring_threads or max(1, (os.cpu_count() or 2) // 2))
+    if registry.settings.base is None:
+        raise BadInput(
+            "SHOAL_BASE names no base model: a scoring worker needs the one that the service serves.", field="base"
+        )
+    return SliceScorer(registry, settings, TransformersEngine.load(registry.settings.base))

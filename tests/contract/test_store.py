@@ -1,0 +1,371 @@
+"""What every store guarantees, checked on the one in memory and the one in Redis alike."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from registry import rollout as rules
+from registry.connection import connect
+from registry.errors import (
+    AdapterUnknown,
+    BadInput,
+    Conflict,
+    RolloutMoved,
+    ShoalError,
+    VersionRetired,
+    VersionUnknown,
+)
+from registry.keys import Keys
+from registry.moves import Moves
+from registry.records import Event, Rollout, Version, now
+from registry.store import Store
+from registry.stores.memory import MemoryStore
+from registry.stores.redis import RedisStore
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+THREADS = 50
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest, namespace: str) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    client = connect(request.getfixturevalue("redis_url"))
+    yield RedisStore(client, Keys(namespace))
+    client.close()
+
+
+def create(store: Store, name: str = "bot") -> None:
+    event = Event(kind="created", adapter=name, at=AT, by="ann", revision=0)
+    assert store.create(Rollout(adapter=name, revision=0, moved_at=AT), event)
+
+
+def add(store: Store, number: int, *, digest: int | None = None, name: str = "bot") -> tuple[Version, bool] | None:
+    version = Version(
+        adapter=name,
+        version=number,
+        digest=f"sha256:{digest if digest is not None else number:064x}",
+        rank=4,
+        size=10,
+        created_at=AT,
+        created_by="ann",
+        note="caf\u00e9",
+    )
+    event = Event(kind="registered", adapter=name, at=AT, by="ann", version=number, revision=0)
+    return store.add_version(version, event)
+
+
+def stocked(store: Store, versions: int = 4) -> Moves:
+    create(store)
+    for number in range(1, versions + 1):
+        assert add(store, number)
+    return Moves(store)
+
+
+def at_once(work: Callable[[int], object]) -> list[object]:
+    """What ``work(i)`` answers or raises in THREADS threads that start together."""
+    gate, answers = threading.Barrier(THREADS), [None] * THREADS
+
+    def one(index: int) -> None:
+        gate.wait()
+        try:
+            answers[index] = work(index)
+        except ShoalError as error:
+            answers[index] = error
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_an_adapter_is_created_once(store: Store) -> None:
+    """A second creation changes nothing and leaves no event."""
+    create(store)
+
+    again = Event(kind="created", adapter="bot", at=now(), by="bob", revision=0)
+    assert not store.create(Rollout(adapter="bot", revision=0, moved_at=now()), again)
+
+    assert store.adapter("bot").created_by == "ann"
+    assert store.adapter("bot").created_at == AT
+    assert len(store.history("bot", 10, None)) == 1
+
+
+def test_adapters_and_revisions_are_listed_by_name(store: Store) -> None:
+    """Lists hold every adapter, in order, with its count and its rollout."""
+    assert store.adapters() == []
+    assert store.revisions() == {}
+    for name in ("b", "a.b-c_d", "c"):
+        create(store, name)
+    add(store, 1, name="b")
+    Moves(store).promote("b", 1, by="ann")
+
+    assert [adapter.name for adapter in store.adapters()] == ["a.b-c_d", "b", "c"]
+    assert store.revisions() == {"a.b-c_d": 0, "b": 1, "c": 0}
+    assert store.adapters()[1] == store.adapter("b")
+    assert (store.adapter("b").versions, store.adapter("b").rollout.champion) == (1, 1)
+
+
+def test_what_is_unknown_is_named(store: Store) -> None:
+    """Every question about an adapter or version that is not there is answered by the error that says so."""
+    create(store)
+    asked = [
+        lambda: store.adapter("no"),
+        lambda: store.versions("no"),
+        lambda: store.version("no", 1),
+        lambda: store.version_of("no", "sha256:" + "0" * 64),
+        lambda: store.rollout("no"),
+        lambda: store.history("no", 10, None),
+        lambda: add(store, 1, name="no"),
+        lambda: Moves(store).promote("no", 1, by="ann"),
+    ]
+    for ask in asked:
+        with pytest.raises(AdapterUnknown):
+            ask()
+    with pytest.raises(VersionUnknown):
+        store.version("bot", 1)
+    with pytest.raises(VersionUnknown):
+        Moves(store).promote("bot", 1, by="ann")
+    assert store.version_of("bot", "sha256:" + "0" * 64) is None
+
+
+def test_a_version_is_added_once_and_never_changes(store: Store) -> None:
+    """The same bytes are the version there is; a number that is not next is not taken; nothing overwrites."""
+    create(store)
+    first = add(store, 1)
+    assert first is not None
+    assert first[1]
+
+    assert add(store, 2, digest=1) == (first[0], False)
+    assert add(store, 1, digest=7) is None
+    assert add(store, 3) is None
+    assert add(store, 2) is not None
+
+    assert store.version("bot", 1) == first[0]
+    assert store.version_of("bot", first[0].digest) == first[0]
+    assert [version.version for version in store.versions("bot")] == [2, 1]
+    assert [event.kind for event in store.history("bot", 10, None)] == ["registered", "registered", "created"]
+
+
+def test_a_rollout_moves_only_from_the_revision_that_was_seen(store: Store) -> None:
+    """A stale caller is told the rollout as it is; nothing changed and no event is left."""
+    moves = stocked(store)
+    moves.promote("bot", 1, by="ann", expected_revision=0)
+
+    with pytest.raises(RolloutMoved) as refused:
+        moves.promote("bot", 2, by="bob", expected_revision=0)
+
+    assert refused.value.details["rollout"]["champion"] == 1
+    assert (refused.value.expected, refused.value.actual) == (0, 1)
+    assert store.rollout("bot")[0].champion == 1
+    assert len(store.history("bot", 100, None)) == 6
+
+
+def test_an_operation_id_is_answered_as_the_first_time(store: Store) -> None:
+    """A repeated call is answered with the first rollout, even where the move would be refused by now."""
+    moves = stocked(store)
+    moves.promote("bot", 1, by="ann")
+    moves.promote("bot", 2, by="ann")
+    first = moves.roll_back("bot", by="ann", operation_id="back", expected_revision=2)
+
+    moves.promote("bot", 3, by="ann")
+
+    assert moves.roll_back("bot", by="ann", operation_id="back", expected_revision=2) == first
+    assert store.rollout("bot")[0].champion == 3
+    with pytest.raises(BadInput):
+        moves.promote("bot", 1, by="ann", operation_id="")
+
+
+def test_retired_versions_stay_readable_and_are_never_served(store: Store) -> None:
+    """Retiring keeps record and number, takes the version off the trail, and refuses it ever after."""
+    moves = stocked(store)
+    for number in (1, 2, 3, 4):
+        moves.promote("bot", number, by="ann")
+
+    retired = moves.retire("bot", 2, by="ann", reason="weak")
+    assert moves.retire("bot", 2, by="ann") == retired
+
+    assert retired.retired
+    assert [version.retired for version in store.versions("bot")] == [False, False, True, False]
+    assert store.rollout("bot")[0].trail == (1, 3)
+    for refused in (
+        lambda: moves.promote("bot", 2, by="ann"),
+        lambda: moves.start_canary("bot", 2, 0.1, by="ann"),
+        lambda: moves.roll_back("bot", 2, by="ann"),
+    ):
+        with pytest.raises(VersionRetired):
+            refused()
+    with pytest.raises(Conflict):
+        moves.retire("bot", 4, by="ann")
+    assert [str(event) for event in store.history("bot", 1, None)] == ["ann retired bot@2: weak"]
+    assert moves.roll_back("bot", by="ann").champion == 3
+    assert moves.roll_back("bot", by="ann").champion == 1
+
+
+def test_events_say_who_when_why_from_and_to(store: Store) -> None:
+    """Every move leaves one event with its number; pages of history fit together."""
+    moves = stocked(store)
+    moves.promote("bot", 1, by="ann", reason="first")
+    moves.start_canary("bot", 2, 0.05, by="run-1", details={"run": "run-1"})
+    moves.end_canary("bot", by="run-1")
+    moves.promote("bot", 3, by="bob", operation_id="op-3")
+    moves.roll_back("bot", by="ann", reason="worse")
+
+    events = store.history("bot", 100, None)
+
+    assert [event.number for event in events] == list(range(len(events), 0, -1))
+    back, forth, ended, started, first = events[:5]
+    assert (back.by, back.reason, back.before, back.after, back.version) == ("ann", "worse", 3, 1, 1)
+    assert (forth.kind, forth.before, forth.after, forth.operation_id) == ("promoted", 1, 3, "op-3")
+    assert (ended.kind, ended.version) == ("canary_ended", 2)
+    assert started.details == {"run": "run-1", "share": 0.05}
+    assert (first.before, first.after, first.revision) == (None, 1, 1)
+    assert store.history("bot", 3, None) + store.history("bot", 100, events[2].number) == events
+    assert store.history("bot", 10, 1) == []
+
+
+def test_one_operation_id_from_fifty_threads_is_one_move(store: Store) -> None:
+    """Fifty deliveries of one rollback roll back once and are all answered the same."""
+    moves = stocked(store)
+    for number in (1, 2, 3):
+        moves.promote("bot", number, by="ann")
+
+    answers = at_once(lambda _: moves.roll_back("bot", by="ann", operation_id="once"))
+
+    assert {answer.champion for answer in answers} == {2}
+    assert store.rollout("bot")[0].revision == 4
+    assert sum(event.kind == "rolled_back" for event in store.history("bot", 100, None)) == 1
+
+
+def test_of_fifty_rivals_on_one_revision_one_wins(store: Store) -> None:
+    """Fifty different moves from one revision: one happens, the others are told that it moved."""
+    moves = stocked(store)
+
+    answers = at_once(lambda i: moves.promote("bot", 1 + i % 4, by=f"rival-{i}", expected_revision=0))
+
+    assert Counter(type(answer).__name__ for answer in answers) == {"Rollout": 1, "RolloutMoved": THREADS - 1}
+    assert store.rollout("bot")[0].revision == 1
+    assert sum(event.kind == "promoted" for event in store.history("bot", 100, None)) == 1
+
+
+def test_without_a_revision_every_rival_gets_its_turn(store: Store) -> None:
+    """Callers who do not care what was before are decided again until they win: fifty moves, fifty events."""
+    moves = stocked(store)
+
+    answers = at_once(lambda i: moves.promote("bot", 1 + i % 4, by=f"rival-{i}"))
+
+    assert sorted(answer.revision for answer in answers) == list(range(1, THREADS + 1))
+    assert sum(event.kind == "promoted" for event in store.history("bot", 100, None)) == THREADS
+
+
+def test_rivals_for_a_number_get_different_ones(store: Store) -> None:
+    """Fifty threads add fifty versions: each number once, without gaps; the same bytes become one version."""
+    create(store)
+
+    def register(index: int) -> tuple[Version, bool]:
+        while True:
+            added = add(store, store.adapter("bot").versions + 1, digest=index // 2)
+            if added is not None:
+                return added
+
+    answers = at_once(register)
+
+    assert sum(new for _, new in answers) == THREADS // 2
+    assert [version.version for version in store.versions("bot")] == list(range(THREADS // 2, 0, -1))
+
+
+RULES: dict[str, Callable[..., Rollout]] = {
+    "promote": lambda seen, version, _: rules.promote(seen, version, at=AT),
+    "promote_by_itself": lambda seen, version, _: rules.promote(seen, version, at=AT, by_itself=True),
+    "roll_back": lambda seen, version, _: rules.roll_back(seen, at=AT),
+    "roll_back_to": lambda seen, version, _: rules.roll_back(seen, version, at=AT),
+    "start_canary": lambda seen, version, share: rules.start_canary(seen, version, share, at=AT),
+    "end_canary": lambda seen, version, _: rules.end_canary(seen, at=AT),
+    "retire": lambda seen, version, _: rules.retire(seen, version, at=AT),
+}
+CALLS: dict[str, Callable[..., object]] = {
+    "promote": lambda moves, version, _, given: moves.promote("bot", version, **given),
+    "promote_by_itself": lambda moves, version, _, given: moves.promote("bot", version, by_itself=True, **given),
+    "roll_back": lambda moves, version, _, given: moves.roll_back("bot", **given),
+    "roll_back_to": lambda moves, version, _, given: moves.roll_back("bot", version, **given),
+    "start_canary": lambda moves, version, share, given: moves.start_canary("bot", version, share, **given),
+    "end_canary": lambda moves, version, _, given: moves.end_canary("bot", **given),
+    "retire": lambda moves, version, _, given: moves.retire("bot", version, **given),
+}
+
+
+@dataclass
+class Model:
+    """What the store should hold, by the pure rules alone. Versions 1 to 6 exist."""
+
+    rollout: Rollout
+    retired: set[int] = field(default_factory=set)
+    answered: set[str] = field(default_factory=set)
+    events: int = 7
+
+    def apply(self, kind: str, version: int, share: float, given: dict[str, Any]) -> bool:
+        """Whether the move should happen; if so, it has."""
+        if kind == "retire" and version > 6:
+            return False
+        if given["operation_id"] in self.answered or (kind == "retire" and version in self.retired):
+            return True  # answered as before, no change
+        if given["expected_revision"] not in (None, self.rollout.revision):
+            return False
+        try:
+            after = RULES[kind](self.rollout, version, share)
+        except ShoalError:
+            return False
+        if any(number in self.retired or number > 6 for number in (after.champion, after.challenger) if number):
+            return False
+        self.rollout, self.events = after, self.events + 1
+        self.answered |= {given["operation_id"]} - {None}
+        self.retired |= {version} if kind == "retire" else set()
+        return True
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_walk_ends_where_the_rules_say(store: Store, seed: int) -> None:
+    """Moved, refused, repeated or stale: the store holds what the pure rules give, with one event a move."""
+    rng, moves = random.Random(seed), stocked(store, 6)
+    model = Model(store.rollout("bot")[0].model_copy(update={"moved_at": AT}))
+
+    for _ in range(80):
+        kind, version, share = rng.choice(list(RULES)), rng.randint(1, 7), rng.choice([0.0, 0.05, 1.0])
+        given = {
+            "by": "ann",
+            "expected_revision": rng.choice([None, model.rollout.revision, model.rollout.revision - 1]),
+            "operation_id": rng.choice([None, f"op-{rng.randint(1, 20)}"]),
+        }
+        if model.apply(kind, version, share, given):
+            CALLS[kind](moves, version, share, given)
+        else:
+            with pytest.raises(ShoalError):
+                CALLS[kind](moves, version, share, given)
+        assert store.rollout("bot")[0].model_copy(update={"moved_at": AT}) == model.rollout
+
+    assert [event.number for event in store.history("bot", 1000, None)] == list(range(model.events, 0, -1))
+    assert {version.version for version in store.versions("bot") if version.retired} == model.retired
+
+
+def test_changes_name_the_adapter(store: Store) -> None:
+    """Whoever listens hears the name of an adapter that moved; silence is told as None."""
+    moves = stocked(store)
+    heard = store.changes(0.05)
+    assert next(heard) is None
+
+    moves.promote("bot", 1, by="ann")
+
+    assert "bot" in [next(heard) for _ in range(20)]
+    assert None in [next(heard) for _ in range(3)]
+    heard.close()

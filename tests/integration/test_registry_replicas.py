@@ -1,0 +1,98 @@
+"""Replicas that live, end, and get ready, on a real Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from registry.errors import NotReady, VersionUnknown
+from registry.records import Replica, now
+from registry.registry import Registry
+from tests.peft_folders import write_adapter
+
+
+def alive(id_: str, *holds: str, **refused: str) -> Replica:
+    named = {name.replace("_", "@"): why for name, why in refused.items()}
+    return Replica(id=id_, at=now(), holds=holds, refused=named)
+
+
+@pytest.fixture
+def stocked(registry: Registry, tmp_path: Path) -> Registry:
+    registry.register("bot", write_adapter(tmp_path / "mine"), by="ann")
+    return registry
+
+
+def test_a_replica_lives_while_it_beats(registry: Registry) -> None:
+    """A record ends by itself when its replica falls silent, and at once when it says goodbye."""
+    registry.replicas.beat(alive("b"), ttl=0.2)
+    registry.replicas.beat(alive("a", "bot@1"))
+    registry.replicas.beat(alive("c"))
+    registry.replicas.gone("c")
+
+    assert [replica.id for replica in registry.replicas.live()] == ["a", "b"]
+    time.sleep(0.25)
+    assert [replica.holds for replica in registry.replicas.live()] == [("bot@1",)]
+
+
+def test_a_wish_ends(registry: Registry) -> None:
+    """What is asked for is read by every replica, until it ends."""
+    registry.replicas.ask("bot.v-2", 7)
+    registry.replicas.ask("bot", 1, ttl=0.1)
+
+    assert registry.replicas.wanted() == [("bot", 1), ("bot.v-2", 7)]
+    time.sleep(0.15)
+    assert registry.replicas.wanted() == [("bot.v-2", 7)]
+
+
+def test_readiness_is_what_live_replicas_say(registry: Registry) -> None:
+    """Ready, waiting, refused: each live replica is in one of them; without replicas all are empty."""
+    assert registry.replicas.readiness("bot", 1).complete
+    registry.replicas.beat(alive("a", "bot@1", bot_1="once refused, then loaded"))
+    registry.replicas.beat(alive("b", "bot@11"))
+    registry.replicas.beat(alive("c", bot_1="out of memory"))
+
+    seen = registry.replicas.readiness("bot", 1)
+
+    assert (seen.ready, seen.waiting, seen.refused) == (["a"], ["b"], {"c": "out of memory"})
+    assert not seen.complete
+
+
+def test_ready_waits_for_every_live_replica(stocked: Registry) -> None:
+    """The version is asked for, and the wait ends when the last replica holds it."""
+    stocked.replicas.beat(alive("a", "bot@1"))
+    stocked.replicas.beat(alive("b"))
+
+    def load() -> None:
+        while ("bot", 1) not in stocked.replicas.wanted():
+            time.sleep(0.01)
+        stocked.replicas.beat(alive("b", "bot@1"))
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    seen = stocked.ready("bot", 1, timeout=5)
+    loader.join()
+
+    assert seen.ready == ["a", "b"]
+
+
+def test_a_replica_that_cannot_says_why(stocked: Registry) -> None:
+    """A refusal ends the wait at once, silence at its end; both name the replica; the champion has not moved."""
+    stocked.replicas.beat(alive("slow"))
+    with pytest.raises(NotReady) as late:
+        stocked.ready("bot", 1, timeout=0.2)
+    assert late.value.details["replicas"] == {"slow": "not ready within 0.2 s"}
+
+    stocked.replicas.beat(alive("small", bot_1="out of memory"))
+    with pytest.raises(NotReady, match="small: out of memory"):
+        stocked.ready("bot", 1, timeout=30)
+    assert stocked.rollout("bot").champion is None
+
+
+def test_without_replicas_there_is_nobody_to_ask(stocked: Registry) -> None:
+    """No live replica: ready at once. A version that does not exist is unknown first."""
+    assert stocked.ready("bot", 1, timeout=0).complete
+    with pytest.raises(VersionUnknown):
+        stocked.ready("bot", 2, timeout=0)

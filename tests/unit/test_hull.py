@@ -1,0 +1,256 @@
+"""Coefficients to adapters: the mix is plain tensor arithmetic, and what is written is what `peft` computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from swarm_worker.expert import UnusableExpert, read_expert
+from swarm_worker.formula import describe
+from swarm_worker.hull import ExpertStack
+from tests.contract.tiny_model import make_base
+from tests.unit.tiny_experts import load_base, logits_of, make_expert
+
+COEFFICIENTS = (0.9, -0.4, 0.6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def experts(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three experts that differ in rank, scaling and modules."""
+    root = tmp_path_factory.mktemp("experts")
+    return [
+        make_expert(base, root / "plain", seed=1),
+        make_expert(base, root / "rslora", seed=2, r=6, use_rslora=True, target_modules=["q_proj", "up_proj"]),
+        make_expert(base, root / "patterns", seed=3, rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}),
+    ]
+
+
+def peft_update(base: Path, folder: Path, module: str) -> torch.Tensor:
+    """dW of one module by `peft` itself: what merging the adapter adds to the weight."""
+    from peft import PeftModel
+
+    before = load_base(base).get_submodule(module).weight.detach().clone()
+    merged = PeftModel.from_pretrained(load_base(base), str(folder)).merge_and_unload()
+    return merged.get_submodule(module).weight.detach() - before
+
+
+@pytest.mark.parametrize("expert", range(3))
+def test_one_expert_alone_is_what_peft_computes(base: Path, experts: list[Path], expert: int) -> None:
+    """Scaling, rsLoRA and the patterns for rank and alpha are those of `peft`."""
+    stack = ExpertStack.load(experts)
+    alone = tuple(float(i == expert) for i in range(3))
+    for module in stack.modules:
+        expected = peft_update(base, experts[expert], module)
+        for space in ("delta", "factors"):
+            torch.testing.assert_close(stack.update(module, alone, space), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_delta_is_the_sum_of_the_experts_updates(base: Path, experts: list[Path]) -> None:
+    """delta: dW = sum c_i B_i A_i, where a module that an expert leaves alone counts as zero."""
+    stack = ExpertStack.load(experts)
+    for module in stack.modules:
+        expected = sum(c * peft_update(base, folder, module) for c, folder in zip(COEFFICIENTS, experts, strict=True))
+        torch.testing.assert_close(stack.update(module, COEFFICIENTS), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_factors_is_the_papers_product_of_sums(base: Path, tmp_path: Path) -> None:
+    """factors: A and B are mixed apart, so an expert's own update weighs c ** 2, and there are cross terms."""
+    folders = [make_expert(base, tmp_path / str(i), seed=i) for i in range(2)]
+    stack = ExpertStack.load(folders)
+    tensors = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    for module in stack.modules:
+        a, b = ([t[f"base_model.model.{module}.lora_{x}.weight"] for t in tensors] for x in "AB")
+        expected = 2.0 * (0.7 * b[0] + 0.3 * b[1]) @ (0.7 * a[0] + 0.3 * a[1])  # alpha / r = 2
+        torch.testing.assert_close(stack.update(module, (0.7, 0.3), "factors"), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(stack.update(module, (-1.0, 0.0), "factors"), 2.0 * b[0] @ a[0])
+
+
+def test_both_spaces_agree_where_experts_share_a(base: Path, tmp_path: Path) -> None:
+    """With one lora_A for all and coefficients that sum to 1 the paper's mix is exact."""
+    folders = [make_expert(base, tmp_path / str(i), seed=i) for i in range(2)]
+    shared, other = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    other |= {name: tensor for name, tensor in shared.items() if "lora_A" in name}
+    save_file(other, folders[1] / "adapter_model.safetensors")
+    stack = ExpertStack.load(folders)
+    for module in stack.modules:
+        torch.testing.assert_close(
+            stack.update(module, (1.3, -0.3), "factors"), stack.update(module, (1.3, -0.3), "delta")
+        )
+
+
+@pytest.mark.parametrize("space", ["delta", "factors"])
+def test_an_exact_export_answers_as_the_mix(base: Path, experts: list[Path], tmp_path: Path, space: str) -> None:
+    """`peft` loads what is written, and its logits are those of the base with dW added."""
+    stack = ExpertStack.load(experts)
+    cut = stack.write(COEFFICIENTS, tmp_path / "mix", space=space, max_rank=64, dtype="float32")
+    assert cut.retained_energy == 1.0
+    # The widest module is q_proj, of ranks 4, 6 and 2.
+    assert cut.rank == {"delta": 4 + 6 + 2, "factors": 6}[space]
+
+    def add_updates(model) -> None:
+        for module in stack.modules:
+            model.get_submodule(module).weight.data += stack.update(module, COEFFICIENTS, space)
+
+    written = logits_of(base, tmp_path / "mix")
+    torch.testing.assert_close(written, logits_of(base, None, add_updates), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(written, logits_of(base, None), atol=1e-2)
+
+
+def test_bfloat16_is_half_as_large_and_all_but_exact(experts: list[Path], tmp_path: Path) -> None:
+    """The default dtype changes an update by less than 1% of its norm."""
+    stack = ExpertStack.load(experts)
+    stack.write(COEFFICIENTS, tmp_path / "half", space="delta", max_rank=64)
+    written = ExpertStack.load([tmp_path / "half"])
+    for module in stack.modules:
+        exact = stack.update(module, COEFFICIENTS)
+        assert (written.update(module, (1.0,)) - exact).norm() < 0.01 * exact.norm()
+
+
+def test_alpha_is_the_rank(base: Path, experts: list[Path], tmp_path: Path) -> None:
+    """The scaling of a written adapter is 1, in a plain PEFT LoRA config."""
+    cut = ExpertStack.load(experts).write(COEFFICIENTS, tmp_path / "mix", space="delta", max_rank=8)
+    config = json.loads((tmp_path / "mix" / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == cut.rank == 8
+    assert config["target_modules"] == ["down_proj", "q_proj", "up_proj", "v_proj"]
+    assert all(
+        tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "mix/adapter_model.safetensors").values()
+    )
+
+
+def test_a_cut_is_the_best_of_its_rank_and_reports_what_it_kept(experts: list[Path], tmp_path: Path) -> None:
+    """Cut to rank 3, each module is its truncated SVD; the energy is the kept share of the squared norm."""
+    stack = ExpertStack.load(experts)
+    cut = stack.write(COEFFICIENTS, tmp_path / "cut", space="delta", max_rank=3, dtype="float32")
+    written = ExpertStack.load([tmp_path / "cut"])
+    kept = total = 0.0
+    for module in stack.modules:
+        exact = stack.update(module, COEFFICIENTS)
+        u, s, vt = torch.linalg.svd(exact)
+        torch.testing.assert_close(written.update(module, (1.0,)), (u[:, :3] * s[:3]) @ vt[:3], atol=1e-4, rtol=1e-3)
+        kept += float(s[:3].square().sum())
+        total += float(s.square().sum())
+    assert cut.rank == 3
+    assert cut.retained_energy == pytest.approx(kept / total, abs=1e-5)
+    assert 0.3 < cut.retained_energy < 1.0
+
+
+def test_one_expert_exports_at_its_own_rank(experts: list[Path], tmp_path: Path) -> None:
+    """Experts with coefficient 0 take no rank; a mix of nothing is an adapter that changes nothing."""
+    stack = ExpertStack.load(experts)
+    assert stack.write((1.0, 0.0, 0.0), tmp_path / "one", space="delta", max_rank=16).rank == 4
+    nothing = stack.write((0.0, 0.0, 0.0), tmp_path / "none", space="delta", max_rank=16)
+    assert (nothing.rank, nothing.retained_energy) == (1, 1.0)
+    written = ExpertStack.load([tmp_path / "none"])
+    assert all(not written.update(module, (1.0,)).any() for module in written.modules)
+
+
+@pytest.mark.parametrize("max_rank", [3, 64])
+def test_the_same_mix_is_the_same_bytes(experts: list[Path], tmp_path: Path, max_rank: int) -> None:
+    """Two exports of one mix have one digest, so that a redelivered step registers nothing new."""
+    stack = ExpertStack.load(experts)
+    for name in ("one", "two"):
+        stack.write(COEFFICIENTS, tmp_path / name, space="delta", max_rank=max_rank)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_an_export_is_complete_or_absent(experts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that dies half way leaves nothing behind, and none replaces what is there."""
+    stack = ExpertStack.load(experts)
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("swarm_worker.hull.save_file", broken)
+        with pytest.raises(OSError, match="disk is full"):
+            stack.write(COEFFICIENTS, tmp_path / "mix", space="delta", max_rank=8)
+    assert list(tmp_path.iterdir()) == []
+
+    stack.write(COEFFICIENTS, tmp_path / "mix", space="delta", max_rank=8)
+    with pytest.raises(FileExistsError):
+        stack.write(COEFFICIENTS, tmp_path / "mix", space="delta", max_rank=8)
+
+
+def test_coefficients_and_space_are_checked(experts: list[Path], tmp_path: Path) -> None:
+    """A wrong number of coefficients, an unknown space and a rank of nothing say so."""
+    stack = ExpertStack.load(experts)
+    with pytest.raises(ValueError, match="2 coefficients for 3 experts"):
+        stack.update("model.layers.0.self_attn.q_proj", (1.0, 0.0))
+    with pytest.raises(ValueError, match="delta, factors"):
+        stack.update("model.layers.0.self_attn.q_proj", COEFFICIENTS, "ab")
+    with pytest.raises(ValueError, match="max_rank"):
+        stack.write(COEFFICIENTS, tmp_path / "x", space="delta", max_rank=0)
+    with pytest.raises(ValueError, match="at least one"):
+        ExpertStack.load([])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "biases"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
+        ({"peft_type": "IA3"}, "not a PEFT LoRA"),
+        ({"r": 5}, "rank 4, its adapter_config.json says 5"),
+        ({"alora_invocation_tokens": [1]}, "aLoRA"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused_with_the_reason(base: Path, tmp_path: Path, change: dict, reason: str) -> None:
+    """An expert whose update is not a plain B A is refused before it can be mixed wrongly."""
+    folder = make_expert(base, tmp_path / "expert", seed=1)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UnusableExpert, match=reason):
+        read_expert(folder)
+
+
+def test_broken_tensors_are_refused_with_the_reason(base: Path, tmp_path: Path) -> None:
+    """NaN, half a pair, foreign tensors and no file at all are refused."""
+    folder = make_expert(base, tmp_path / "expert", seed=1)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    first = sorted(tensors)[0]
+    for change, reason in (
+        ({first: tensors[first] * float("nan")}, "not finite"),
+        ({"base_model.model.lm_head.weight": torch.zeros(2, 2)}, "not a LoRA factor"),
+        ({first: tensors[first][:2].contiguous()}, "do not multiply"),
+    ):
+        save_file(tensors | change, file)
+        with pytest.raises(UnusableExpert, match=reason):
+            read_expert(folder)
+    save_file({name: tensor for name, tensor in tensors.items() if name != first}, file)
+    with pytest.raises(UnusableExpert, match="only one of"):
+        read_expert(folder)
+    file.unlink()
+    with pytest.raises(UnusableExpert, match="cannot be read"):
+        read_expert(folder)
+
+
+def test_experts_of_different_shapes_are_refused(base: Path, tmp_path: Path) -> None:
+    """Two experts of different base models do not stack."""
+    one, other = (make_expert(base, tmp_path / name, seed=1) for name in ("one", "other"))
+    tensors = load_file(other / "adapter_model.safetensors")
+    name = next(name for name in tensors if "q_proj.lora_B" in name)
+    tensors[name] = torch.zeros(64, 4)
+    save_file(tensors, other / "adapter_model.safetensors")
+    with pytest.raises(UnusableExpert, match=r"\(64, 128\), another expert's is \(128, 128\)"):
+        ExpertStack.load([one, other])
+
+
+def test_a_mix_says_what_it_is() -> None:
+    """One line, largest first, without what rounds to nothing."""
+    names = ["lima", "science", "cot", "base"]
+    assert describe(names, (-0.08, 0.43, 0.31, 0.001)) == "0.43 science + 0.31 cot - 0.08 lima"
+    assert describe(names, (-1.0, 0.0, 0.0, 0.0)) == "-1.00 lima"
+    assert describe(names, (0.0, 0.0, 0.0, 0.0)) == "0.00 (the base model)"

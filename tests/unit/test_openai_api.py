@@ -1,0 +1,235 @@
+"""The OpenAI routes: every answer names its version and request, every error has OpenAI's body, no lease is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+from service.engine import EngineError, EngineSettings, EngineUnavailable
+from service.engines.stub import StubEngine
+from service.exchanges import Exchange
+from service.leases import Leases
+from service.openai_api import Admission, Route, openai_router
+from tests.contract.tiny_adapter import make_adapter
+
+MESSAGES = [{"role": "user", "content": "how are you today"}]
+
+
+class OneAdapterGateway:
+    """A gateway with one adapter, ``bot``, whose version 7 answers."""
+
+    def __init__(self) -> None:
+        self.engine = StubEngine(EngineSettings(base="none"))
+        self.leases = Leases()
+        self.told: list[Exchange] = []
+        self.sessions: list[str | None] = []
+
+    async def admit(self, request: Request, model: str, session: str | None) -> Admission:
+        self.sessions.append(session)
+        if model == "base":
+            return Admission(Route(None, "base"), None)
+        if model != "bot":
+            raise EngineError(404, "model_not_found", f"The model `{model}` does not exist.", "model")
+        return Admission(Route("bot@7", "bot@7", {"x-shoal-role": "champion"}), self.leases.hold("bot@7"))
+
+    async def models(self, request: Request) -> list[dict[str, Any]]:
+        return [{"id": "bot", "object": "model", "created": 0, "owned_by": "shoal"}]
+
+    def on_answer(self, exchange: Exchange) -> None:
+        self.told.append(exchange)
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> OneAdapterGateway:
+    made = OneAdapterGateway()
+    await made.engine.start()
+    await made.engine.add("bot@7", make_adapter(tmp_path / "bot", 1))
+    return made
+
+
+@pytest.fixture
+async def client(gateway: OneAdapterGateway) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    app.include_router(openai_router(gateway))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shoal") as made:
+        yield made
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {"model": "bot", "messages": MESSAGES, **more}
+
+
+async def test_an_answer_names_its_version_and_its_request(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway
+) -> None:
+    answer = await client.post("/v1/chat/completions", json=chat(), headers={"x-request-id": "mine-1"})
+    assert answer.status_code == 200
+    assert answer.json()["model"] == "bot@7"
+    assert answer.headers["x-shoal-version"] == "bot@7"
+    assert answer.headers["x-shoal-role"] == "champion"
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.json()["id"] == "chatcmpl-mine-1"
+    assert gateway.leases.all() == {}
+
+
+async def test_an_id_that_is_not_sane_is_replaced(client: httpx.AsyncClient) -> None:
+    answer = await client.post(
+        "/v1/completions", json={"model": "base", "prompt": "hi"}, headers={"x-request-id": "{}"}
+    )
+    assert answer.headers["x-request-id"].startswith("req-")
+    assert answer.json()["model"] == answer.headers["x-shoal-version"] == "base"
+
+
+async def test_a_stream_names_its_version_in_every_chunk(client: httpx.AsyncClient, gateway: OneAdapterGateway) -> None:
+    answer = await client.post("/v1/chat/completions", json=chat(stream=True))
+    events = answer.text.split("\n\n")[:-1]
+    assert events[-1] == "data: [DONE]"
+    assert {json.loads(event[6:])["model"] for event in events[:-1]} == {"bot@7"}
+    assert answer.headers["x-shoal-version"] == "bot@7"
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert gateway.leases.all() == {}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_gateway_is_told_what_was_said(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway, stream: bool
+) -> None:
+    body = chat(stream=stream, temperature=0.5, user="ann")
+    await client.post("/v1/chat/completions", json=body, headers={"x-request-id": "r1"})
+    await asyncio.sleep(0)
+    (told,) = gateway.told
+    assert (told.request_id, told.model, told.version, told.session) == ("r1", "bot", "bot@7", "ann")
+    assert told.prompt == MESSAGES
+    assert [(choice.text, choice.finish_reason) for choice in told.choices] == [("bot@7: how are you today ", "stop")]
+    assert told.sampling == {"temperature": 0.5}
+    assert (told.streamed, told.aborted, told.error) == (stream, False, None)
+    assert told.seconds > 0
+
+
+async def test_a_session_is_the_header_or_else_the_user(client: httpx.AsyncClient, gateway: OneAdapterGateway) -> None:
+    for headers, body in (({"x-shoal-session": "s"}, chat(user="u")), ({}, chat(user="u")), ({}, chat())):
+        await client.post("/v1/chat/completions", json=body, headers=headers)
+    assert gateway.sessions == ["s", "u", None]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code", "param"),
+    [
+        (b"{", 400, "invalid_json", None),
+        (b"[]", 400, "invalid_json", None),
+        (b"[" * 100_000, 400, "invalid_json", None),
+        (b'{"model": "bot", "temperature": NaN}', 400, "invalid_json", None),
+        (b'{"messages": []}', 400, None, "model"),
+        (b'{"model": "nobody", "messages": []}', 404, "model_not_found", "model"),
+        (b'{"model": "bot", "messages": "hi"}', 400, None, "messages"),
+        (b'{"model": "bot", "messages": [], "max_tokens": "many"}', 400, None, "max_tokens"),
+    ],
+)
+async def test_every_error_has_the_body_that_openai_clients_read(
+    client: httpx.AsyncClient,
+    gateway: OneAdapterGateway,
+    content: bytes,
+    status: int,
+    code: str | None,
+    param: str | None,
+) -> None:
+    answer = await client.post("/v1/chat/completions", content=content)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
+    assert "x-request-id" in answer.headers
+    assert gateway.leases.all() == {}
+
+
+async def test_engine_trouble_is_a_503_that_may_be_tried_again(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway
+) -> None:
+    await gateway.engine.stop()
+    answer = await client.post("/v1/chat/completions", json=chat())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["x-shoal-version"] == "bot@7"
+    await asyncio.sleep(0)
+    assert gateway.told[0].aborted
+    assert gateway.leases.all() == {}
+
+
+async def test_what_nobody_foresaw_is_a_500_without_its_insides(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("secret path")
+
+    monkeypatch.setattr(gateway.engine, "chat", broken)
+    answer = await client.post("/v1/chat/completions", json=chat())
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert "secret" not in answer.text
+    assert gateway.leases.all() == {}
+
+
+async def test_a_stream_that_breaks_off_ends_with_an_error_event(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def chat_then_die(*_: Any) -> AsyncIterator[str]:
+        async def events() -> AsyncIterator[str]:
+            yield 'data: {"model": "bot@7", "choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
+            raise EngineUnavailable
+
+        return events()
+
+    monkeypatch.setattr(gateway.engine, "chat", chat_then_die)
+    answer = await client.post("/v1/chat/completions", json=chat(stream=True))
+    last = json.loads(answer.text.split("\n\n")[-3][6:])
+    assert last["error"]["code"] == "engine_unavailable"
+    await asyncio.sleep(0)
+    assert gateway.told[0].aborted
+    assert gateway.told[0].choices[0].text == "a"
+    assert gateway.leases.all() == {}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_stops_the_engine_and_frees_its_version(
+    gateway: OneAdapterGateway, stream: bool
+) -> None:
+    app = FastAPI()
+    app.include_router(openai_router(gateway))
+    gateway.engine.seconds_per_token = 0.02
+    leave = asyncio.Event()
+    body = json.dumps(chat(stream=stream)).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None: ...
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
+        "asgi": {"spec_version": "2.3"}, "http_version": "1.1", "scheme": "http", "server": ("shoal", 80),
+    }  # fmt: skip
+    serving = asyncio.create_task(app(scope, receive, send))
+    await asyncio.sleep(0.03)
+    assert (gateway.engine.running, gateway.leases.held("bot@7")) == (1, 1)
+    leave.set()
+    await serving
+    await asyncio.sleep(0)
+    assert (gateway.engine.running, gateway.leases.held("bot@7")) == (0, 0)
+    assert gateway.told[0].aborted
+
+
+async def test_models_are_listed_and_found_by_name(client: httpx.AsyncClient) -> None:
+    listed = (await client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    assert (await client.get("/v1/models/bot")).json() == listed["data"][0]
+    assert (await client.get("/v1/models/nobody")).json()["error"]["code"] == "model_not_found"

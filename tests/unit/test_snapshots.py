@@ -1,0 +1,152 @@
+"""Feedback frozen for a run: what becomes an item, and that no prompt is in both halves."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.errors import BadInput
+from registry.records import Feedback, Message, Snapshot, SnapshotItem
+from registry.snapshots import check_disjoint, freeze, item_digest
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def said(prompt: str, *, id_: str = "", rater: str = "ann", minute: int = 0, **fields: object) -> Feedback:
+    at = AT + timedelta(minutes=minute)
+    return Feedback(id=id_ or f"{prompt}-{rater}-{minute}", adapter="bot", prompt=prompt, rater=rater, at=at, **fields)
+
+
+def frozen(*feedbacks: Feedback, limit: int = 1000, seed: int = 0) -> Snapshot:
+    return freeze("bot", feedbacks, limit_search=limit, seed=seed, at=AT)
+
+
+def only(*feedbacks: Feedback) -> SnapshotItem:
+    snapshot = frozen(*feedbacks)
+    (item,) = (*snapshot.search, *snapshot.confirm)
+    return item
+
+
+@pytest.mark.parametrize(
+    ("fields", "good", "bad", "checkable"),
+    [
+        ({"answer": "4", "correction": "5"}, "5", "4", True),
+        ({"answer": " 5\n", "correction": "5"}, "5", None, True),
+        ({"correction": "5"}, "5", None, True),
+        ({"answer": "4", "rating": 1.0}, "4", None, True),
+        ({"answer": "4", "rating": 0.51}, "4", None, True),
+        ({"answer": "4", "rating": 0.0}, None, "4", False),
+        ({"preferred": "a", "rejected": "b"}, "a", "b", False),
+        ({"preferred": "a"}, "a", None, False),
+        ({"answer": "4", "rating": 0.0, "correction": "5"}, "5", "4", True),
+    ],
+)
+def test_what_feedback_says(fields: dict, good: str | None, bad: str | None, checkable: bool) -> None:
+    """A correction, a rating and a pair each become what was good, what was bad, and whether good can be checked."""
+    item = only(said("2+2", **fields))
+    assert (item.good, item.bad, item.checkable) == (good, bad, checkable)
+    assert item.digest == item_digest(None, "2+2")
+
+
+@pytest.mark.parametrize("fields", [{"answer": "4", "rating": 0.5}, {"answer": "4"}, {"rating": 1.0}, {}])
+def test_what_says_nothing_is_left_out(fields: dict) -> None:
+    """A middling rating, or a rating of no known answer, is no item."""
+    snapshot = frozen(said("2+2", **fields))
+    assert snapshot.search == snapshot.confirm == ()
+
+
+def test_a_rater_may_change_their_mind() -> None:
+    """Of one rater's feedback on one prompt the latest counts; another rater's stays beside it."""
+    first, later = said("q", answer="a", rating=1.0), said("q", answer="a", rating=0.0, minute=5)
+    assert only(later, first).bad == "a"
+    assert only(later, first).good is None
+    assert only(first, said("q", rater="bob", answer="b", rating=0.0)).bad == "b"
+
+
+def test_one_item_a_prompt() -> None:
+    """Feedback on one prompt is merged: a correction before a pair before a rating, and bad differs from good."""
+    item = only(
+        said("q", rater="a", answer="x", rating=1.0, minute=9),
+        said("q", rater="b", answer="y", correction="z", minute=1),
+        said("q", rater="c", answer="z", rating=0.0, minute=8),
+        said("q", rater="d", preferred="p", rejected="r", minute=7),
+    )
+    assert (item.good, item.bad, item.checkable) == ("z", "y", True)
+    assert only(
+        said("q", rater="a", answer="x", rating=1.0), said("q", rater="b", answer="x", rating=0.0)
+    ) == SnapshotItem(digest=item_digest(None, "q"), prompt="q", good="x", checkable=True)
+
+
+def test_messages_are_a_prompt_too() -> None:
+    """A chat is one prompt; the same words as a plain prompt are another."""
+    chat = (Message(role="user", content="q"),)
+    feedback = Feedback(id="1", adapter="bot", messages=chat, answer="a", rating=1.0, at=AT)
+    item = only(feedback)
+    assert (item.messages, item.prompt) == (chat, None)
+    assert item.digest == item_digest(chat, None) != item_digest(None, "q")
+
+
+FEEDBACKS = st.lists(
+    st.builds(
+        lambda prompt, rater, minute, kind, text: said(
+            f"q{prompt}", id_=f"{prompt}-{rater}-{minute}-{kind}-{text}", rater=rater, minute=minute, **{kind: text},
+            answer="same" if kind != "answer" else text, rating=minute % 3 / 2,
+        ),
+        st.integers(0, 20),
+        st.sampled_from(["ann", "bob"]),
+        st.integers(0, 6),
+        st.sampled_from(["correction", "preferred", "comment"]),
+        st.sampled_from(["a", "b", "same"]),
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@given(FEEDBACKS, st.integers(0, 3), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_what_holds_for_any_feedback(feedbacks: list[Feedback], seed: int, limit: int, rng: random.Random) -> None:
+    """No prompt twice, none in both halves, never more than the limit; order of arrival does not matter."""
+    snapshot = freeze("bot", feedbacks, limit_search=limit, seed=seed, at=AT)
+    shuffled = rng.sample(feedbacks, len(feedbacks))
+
+    assert freeze("bot", shuffled, limit_search=limit, seed=seed, at=AT) == snapshot
+    digests = [item.digest for item in (*snapshot.search, *snapshot.confirm)]
+    assert len(set(digests)) == len(digests)
+    assert len(snapshot.search) <= limit
+    check_disjoint(snapshot)
+    for item in (*snapshot.search, *snapshot.confirm):
+        assert item.good is not None or item.bad is not None
+        assert item.good is None or item.bad is None or item.good.strip() != item.bad.strip()
+
+
+def many(count: int) -> list[Feedback]:
+    return [said(f"q{index}", answer="a", rating=1.0) for index in range(count)]
+
+
+def test_halves_are_about_equal_and_drawn_by_seed() -> None:
+    """Of many items about half are searched on; another seed draws others; the cap sends the rest to confirm."""
+    snapshot = frozen(*many(1000))
+    assert 430 < len(snapshot.search) < 570
+    assert frozen(*many(1000), seed=1).search != snapshot.search
+    capped = frozen(*many(1000), limit=100)
+    assert (len(capped.search), len(capped.confirm)) == (100, 900)
+    assert capped.search == snapshot.search[:100]
+
+
+def test_later_feedback_moves_no_item_across() -> None:
+    """An item stays in its half while feedback on other prompts comes in."""
+    before, after = frozen(*many(100)), frozen(*many(300))
+    assert {item.digest for item in before.search} <= {item.digest for item in after.search}
+    assert before.digest != after.digest
+
+
+def test_a_leak_between_the_halves_is_named() -> None:
+    """A snapshot with a prompt in both halves is refused, and says which."""
+    snapshot = frozen(*many(10))
+    leaking = snapshot.model_copy(update={"confirm": (*snapshot.confirm, snapshot.search[0])})
+    with pytest.raises(BadInput) as refused:
+        check_disjoint(leaking)
+    assert refused.value.details["items"] == [snapshot.search[0].digest]
