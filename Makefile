@@ -12,6 +12,7 @@ TORCH_CPU := torch==2.13.0+cpu
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_LINK_MODE ?= copy
 export BENTOML_DO_NOT_TRACK := True
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install install-gpu demo test unit check starter lock clean
 

@@ -19,7 +19,8 @@ from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
 from service.bell import Bell
-from service.engine import Engine, EngineSettings, EngineUnavailable
+from service.engine import EngineSettings, EngineUnavailable
+from service.engines import make_engine
 from service.engines.die_with_parent import die_with_parent
 from service.gateway import BASE, ShoalGateway
 from service.leases import Leases
@@ -39,7 +40,7 @@ class Service:
     def __init__(self, settings: ServiceSettings, registry_settings: RegistrySettings) -> None:
         self.settings = settings
         registry = Registry.open(registry_settings)
-        self.engine = make_engine(settings, registry_settings)
+        self.engine = make_engine(settings.engine, engine_settings(settings, registry_settings))
         self.residents = Residents(
             self.engine, Leases(), drain_timeout=settings.drain_timeout, on_event=_count_residents
         )
@@ -83,10 +84,12 @@ class Service:
         return self.engine.alive and self.parts.replica.ready
 
 
-def make_engine(settings: ServiceSettings, registry_settings: RegistrySettings) -> Engine:
-    """The engine that the settings name."""
-    engine_settings = EngineSettings(
-        base=registry_settings.base or "",
+def engine_settings(settings: ServiceSettings, registry_settings: RegistrySettings) -> EngineSettings:
+    """How the engine is started; the process ends where no base model is named."""
+    if registry_settings.base is None:
+        raise SystemExit("SHOAL_BASE names no base model: set it to a folder or a Hugging Face id.")
+    return EngineSettings(
+        base=registry_settings.base,
         served_base_name=BASE,
         dtype=settings.dtype,
         max_loras=settings.max_loras,
@@ -95,15 +98,6 @@ def make_engine(settings: ServiceSettings, registry_settings: RegistrySettings) 
         kv_cache_gib=settings.kv_cache_gib,
         gpu_memory_utilization=settings.gpu_memory_utilization,
     )
-    if settings.engine == "stub":
-        from service.engines.stub import StubEngine
-
-        return StubEngine(engine_settings)
-    if registry_settings.base is None:
-        raise SystemExit("SHOAL_BASE names no base model: set it to a folder or a Hugging Face id.")
-    from service.engines.vllm import VllmEngine
-
-    return VllmEngine(engine_settings)
 
 
 def make_app() -> FastAPI:

@@ -68,6 +68,7 @@ class Replica:
         self._changing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = threading.Event()
+        self._listener: threading.Thread | None = None
         self.ready = False
         self.registry_down = False
 
@@ -87,8 +88,9 @@ class Replica:
             self.registry_down = True
             await self._restore()
         self.ready = True
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=self._listen, args=(loop,), name="rollout-hints", daemon=True).start()
+        listen = (asyncio.get_running_loop(),)
+        self._listener = threading.Thread(target=self._listen, args=listen, name="rollout-hints", daemon=True)
+        self._listener.start()
         self._tasks = [
             asyncio.create_task(self._keep_up(), name="rollouts"),
             asyncio.create_task(self._keep_beating(), name="heartbeat"),
@@ -101,6 +103,8 @@ class Replica:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            await asyncio.to_thread(self._listener.join, 3.0)  # it reads the connection that is closed next
         try:
             await asyncio.to_thread(self._registry.replicas.gone, self._id)
         except RegistryDown:

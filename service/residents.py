@@ -24,7 +24,6 @@ from service.leases import Lease, Leases
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 30.0  # each look at a vLLM engine keeps its worker spinning for a second: one every 0.5 s costs a core
 REMOVALS = 3  # tries to get a removed adapter out: a request that was broken off may have brought it back
 
 
@@ -78,15 +77,12 @@ class Residents:
         *,
         probe_timeout: float = 30.0,
         drain_timeout: float = 60.0,
-        look_every: float = LOOK_SECONDS,
         on_event: Callable[[ResidentEvent], None] = lambda event: None,
     ) -> None:
         self._engine = engine
         self._leases = leases
         self._probe_timeout = probe_timeout
         self._drain_timeout = drain_timeout
-        self._look_every = look_every
-        self._looked: float | None = None  # when reconcile last asked the engine
         self._on_event = on_event
         self._ready: dict[str, float] = {}  # when each was last asked, in the clock of time.monotonic
         self._leaving: set[str] = set()  # no longer ready, still in the engine
@@ -156,12 +152,9 @@ class Residents:
     async def reconcile(self) -> frozenset[str]:
         """Compare with what the engine says it holds, and remove what it should not; returns what that was.
 
-        A version that the engine has lost stops being ready: the next request loads it again. Safe to call often: it
-        looks once in ``look_every`` seconds. (Every removal looks by itself.)"""
-        if self._looked is not None and time.monotonic() - self._looked < self._look_every:
-            return frozenset()
+        A version that the engine has lost stops being ready: the next request loads it again. Not for every
+        beat: a vLLM worker spins for a second after each question, so one asked twice a second costs a whole core."""
         async with self._changes:
-            self._looked = time.monotonic()
             held = await self._engine.held()
             for lost in self._ready.keys() - held:
                 del self._ready[lost]

@@ -23,6 +23,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from starter.card import render_card
+from starter.effect import measure_effect
 from starter.pack import BASE_NAME, STARTER
 from starter.recipe import RECIPE, Recipe
 from starter.skills import BLEND, SKILLS, check_disjoint, items
@@ -118,10 +119,21 @@ def build(root: Path, recipe: Recipe = RECIPE) -> dict:
         record["experts"][name] = trained
         say(f"expert {name}: loss {trained['loss'][0]} -> {trained['loss'][-1]} in {trained['seconds']} s")
     record["table"] = measure(recipe, tokenizer, root, experts)
+    say("effect: a few adaptations, measured on items of their own")
+    folders = [root / "experts" / name for name in experts]
+    with tempfile.TemporaryDirectory() as scratch:
+        record["effect"] = measure_effect(root / "base", folders, Path(scratch), recipe.adaptation, recipe.adaptations)
     record["versions"] = {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
     record["machine"] = f"{platform.machine()}, {os.cpu_count()} CPU cores, {recipe.threads} threads used"
     record["seconds"] = round(time.perf_counter() - started, 1)
-    manifest = {"adapter": "support-bot", "base": "base", "experts": experts, "blend": list(BLEND)}
+    effect = {name: record["effect"][name] for name in ("difference", "spread")}
+    manifest = {
+        "adapter": "support-bot",
+        "base": "base",
+        "experts": experts,
+        "blend": list(BLEND),
+        "effect": effect,
+    }
     (root / "pack.json").write_text(json.dumps(manifest, indent=2) + "\n")
     (root / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     (root / "README.md").write_text(render_card(record, manifest))
@@ -134,7 +146,7 @@ def install(built: Path, target: Path) -> None:
         old = target / part
         if old.is_dir():
             shutil.rmtree(old)
-        os.replace(built / part, old)
+        (built / part).replace(old)
 
 
 def main() -> None:

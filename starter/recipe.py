@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from starter.effect import Adaptation
 from starter.training import Schedule
 
 
@@ -15,7 +16,7 @@ class Recipe:
     inner: int = 512
     layers: int = 4
     head: int = 32
-    base: Schedule = Schedule(steps=800, rate=2e-3, batch=64, seed=0, stop=600)
+    base: Schedule = field(default_factory=lambda: Schedule(steps=800, rate=2e-3, batch=64, seed=0, stop=600))
     base_weights: dict[str, float] = field(
         default_factory=lambda: {
             "reverse": 1.2,
@@ -32,12 +33,14 @@ class Recipe:
     """How often the base meets each skill: set so that it ends knowing each of them about a third of the time."""
     rank: int = 8
     alpha: int = 16
-    expert: Schedule = Schedule(steps=180, rate=1.5e-3, batch=40, seed=7)
+    expert: Schedule = field(default_factory=lambda: Schedule(steps=180, rate=1.5e-3, batch=40, seed=7))
     anchor_share: float = 0.4
     anchor_strength: float = 2.0
     """Of an expert's batch, the share that holds it to the base's answers on the other skills, and how firmly."""
     test_items: int = 400
     test_seed: int = 1
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    adaptations: int = 3
     threads: int = 1
 
     def describe(self) -> dict:

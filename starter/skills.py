@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 Split = Literal["train", "traffic", "test"]
 
-SPLIT_BUCKETS: dict[str, range] = {"train": range(0, 6), "traffic": range(6, 8), "test": range(8, 10)}
+SPLIT_BUCKETS: dict[str, range] = {"train": range(6), "traffic": range(6, 8), "test": range(8, 10)}
 """Of every ten items six are for training the pack, two are what users send, two are what claims are measured on."""
 
 VOWELS = "aeiou"
@@ -122,7 +122,7 @@ SKILLS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 }
 """Every skill by name: what draws one ``(prompt, answer)`` of it."""
 
-BLENDS: dict[str, tuple[str, ...]] = {"blend": ("reverse", "dedup", "swap"), "all": tuple(SKILLS)}
+BLENDS: dict[str, tuple[str, ...]] = {"blend": ("reverse", "shift", "swap", "vowels"), "all": tuple(SKILLS)}
 """Named mixtures of skills, each uniform. ``blend`` is what the pack's users ask for."""
 
 BLEND = BLENDS["blend"]
@@ -155,9 +155,7 @@ def check_disjoint(*lists: Sequence[Item]) -> None:
     """Raise ``LeakedItems`` if any item is in more than one of the lists."""
     owner: dict[str, int] = {}
     leaked: list[Item] = []
-    for number, items_of_one in enumerate(lists):
-        for item in items_of_one:
-            if owner.setdefault(item.digest, number) != number:
-                leaked.append(item)
+    for number, drawn in enumerate(lists):
+        leaked.extend(item for item in drawn if owner.setdefault(item.digest, number) != number)
     if leaked:
         raise LeakedItems(leaked)

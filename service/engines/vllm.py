@@ -16,7 +16,6 @@ Two things differ from what one would write first:
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import json
 import math
@@ -91,7 +90,6 @@ class VllmEngine:
     async def stop(self) -> None:
         self._client = self._state = None
         await self._exits.aclose()
-        gc.collect()  # AsyncLLM lies in cycles; collected at the interpreter's end, its __del__ would print a traceback
 
     async def add(self, name: str, path: Path) -> None:
         from vllm.lora.request import LoRARequest

@@ -24,6 +24,7 @@ COLOURS = {
     "service": "green",
 }
 NAME_WIDTH = max(map(len, COLOURS))
+TICK = "shoal.tick"  # a task every few seconds, five lines each: in the logs, not on the terminal
 
 
 class Lines:
@@ -33,6 +34,8 @@ class Lines:
         self._console = console
 
     def __call__(self, name: str, line: str, style: str = "") -> None:
+        if TICK in line:
+            return
         prefix = (f"{name:<{NAME_WIDTH}} | ", COLOURS.get(name, "cyan"))
         self._console.print(Text.assemble(prefix, (line, style)), soft_wrap=True)
 

@@ -53,19 +53,17 @@ class Item:
 class Reference:
     """What the reference (the champion when the snapshot was frozen) says of each item, computed once for a run.
 
-    ``good`` and ``bad``: its mean log-likelihood of that answer, None where an item has none. Empty for a utility that
-    compares with no reference.
+    ``likelihoods``: its mean log-likelihood of each item's answer. Empty for a utility that compares with no reference.
     """
 
-    good: tuple[float | None, ...] = ()
-    bad: tuple[float | None, ...] = ()
+    likelihoods: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"good": list(self.good), "bad": list(self.bad)}
+        return {"likelihoods": list(self.likelihoods)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(tuple(value["good"]), tuple(value["bad"]))
+        return cls(tuple(float(likelihood) for likelihood in value["likelihoods"]))
 
 
 class Utility(Protocol):

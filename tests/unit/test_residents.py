@@ -63,7 +63,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> Bench:
-    made = Bench(tmp_path, room=2, probe_timeout=0.2, drain_timeout=0.1, look_every=0.0)
+    made = Bench(tmp_path, room=2, probe_timeout=0.2, drain_timeout=0.1)
     await made.engine.start()
     return made
 
@@ -195,16 +195,6 @@ async def test_what_the_engine_holds_and_should_not_is_swept_away(bench: Bench) 
     await bench.engine.remove("b@1")
     await bench.residents.reconcile()
     assert bench.residents.ready == {"a@1"}
-
-
-async def test_the_engine_is_not_asked_what_it_holds_at_every_beat(tmp_path: Path) -> None:
-    """A vLLM worker spins for a second after each question: asked twice a second it never rests."""
-    bench = Bench(tmp_path, room=2, look_every=60.0)
-    await bench.engine.start()
-    await bench.residents.reconcile()
-    await bench.engine.add("stray@1", bench.paths["d@1"])
-    assert await bench.residents.reconcile() == frozenset()
-    assert await bench.engine.held() == {"stray@1"}
 
 
 async def test_many_requests_for_more_versions_than_places_are_all_answered(bench: Bench) -> None:

@@ -31,7 +31,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
 
 
 def test_preference_is_the_formula(engine) -> None:
-    """sigmoid(beta * s * (l_x - l_ref)); the margin of both sides where an item has both."""
+    """sigmoid(beta * s * (l_x - l_ref)), of the good answer where there is one, else of the bad one with s = -1."""
     utility = make("preference", beta=2.0)
     reference = utility.prepare(engine, BASE, ITEMS)
 
@@ -39,8 +39,8 @@ def test_preference_is_the_formula(engine) -> None:
         pair = [engine.tokenise(item.question, answer)]
         return engine.log_likelihoods(MIX, pair)[0] - engine.log_likelihoods(BASE, pair)[0]
 
-    margins = [gain(ITEMS[0], "four") - gain(ITEMS[0], "five"), gain(ITEMS[1], "no"), -gain(ITEMS[2], "something")]
-    expected = [1 / (1 + math.exp(-2.0 * margin)) for margin in margins]
+    gains = [gain(ITEMS[0], "four"), gain(ITEMS[1], "no"), -gain(ITEMS[2], "something")]
+    expected = [1 / (1 + math.exp(-2.0 * gain)) for gain in gains]
     assert utility.scores(engine, MIX, ITEMS, reference) == pytest.approx(expected, abs=1e-4)
 
 
@@ -48,6 +48,14 @@ def test_preference_of_the_reference_itself_is_one_half(engine) -> None:
     """No change from the champion is 0.5, on every item."""
     reference = UTILITIES["preference"].prepare(engine, MIX, ITEMS)
     assert UTILITIES["preference"].scores(engine, MIX, ITEMS, reference) == pytest.approx([0.5] * 3, abs=1e-6)
+
+
+def test_moving_away_from_the_champion_wins_nothing_by_itself(engine) -> None:
+    """A correction is not won by making the champion's own wrong answer less likely: its likelihood does not count."""
+    corrected = [Item(prompt="two plus two", good="four", bad=bad) for bad in ("five", "six", None)]
+    utility = UTILITIES["preference"]
+    scores = utility.scores(engine, MIX, corrected, utility.prepare(engine, BASE, corrected))
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-6)
 
 
 def test_preference_is_bounded(engine) -> None:
@@ -70,8 +78,6 @@ def test_a_reference_goes_through_json_and_belongs_to_its_items(engine) -> None:
     """A worker gets the reference as JSON; used for other items it is refused."""
     reference = UTILITIES["preference"].prepare(engine, BASE, ITEMS)
     assert Reference.from_json(reference.to_json()) == reference
-    assert reference.good[2] is None
-    assert reference.bad[1] is None
     with pytest.raises(ValueError, match="reference is of 3 items"):
         UTILITIES["preference"].scores(engine, MIX, ITEMS[:2], reference)
 

@@ -1,0 +1,214 @@
+"""A run from trigger to delivered version, on a real Redis, the starter pack's real weights and the real scorer.
+
+Only the broker is left out: messages are put on a list, so that a test can lose, repeat and reorder them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from registry.adaptation import begin
+from registry.errors import BadInput, RunGoing, TooLittleFeedback
+from registry.records import Feedback, Message, Run, RunSpec, now
+from registry.registry import Registry
+from registry.settings import RegistrySettings
+from starter.pack import load_pack
+from starter.skills import items
+from swarm_worker.run import RunDriver
+from swarm_worker.scoring.engine import AdapterFolder
+from swarm_worker.scoring.transformers import TransformersEngine
+from swarm_worker.settings import WorkerSettings
+from swarm_worker.slices import SliceScorer
+
+BOT = "support-bot"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@dataclass
+class Workshop:
+    """The parts of a run with a list for a queue."""
+
+    registry: Registry
+    driver: RunDriver
+    scorer: SliceScorer
+    queue: list[dict[str, Any]] = field(default_factory=list)
+
+    def work(self, *, limit: int = 1000, repeat: int = 1) -> None:
+        """Score what is queued, each message ``repeat`` times, and move runs on when a step is complete."""
+        while self.queue and limit:
+            message = self.queue.pop(0)
+            limit -= 1
+            for _ in range(repeat):
+                if self.scorer.score(**_named(message)) == 0:
+                    for _ in range(repeat):
+                        self.driver.advance(message["run"])
+
+    def finish(self, run: Run, **how: Any) -> Run:
+        self.driver.advance(run.id)
+        self.work(**how)
+        return self.registry.runs.get(run.id)
+
+
+def _named(message: dict[str, Any]) -> dict[str, Any]:
+    return {"run_id" if key == "run" else key: value for key, value in message.items()}
+
+
+@pytest.fixture(scope="session")
+def engine() -> TransformersEngine:
+    torch.set_num_threads(1)  # tests share their cores
+    return TransformersEngine.load(load_pack().base)
+
+
+@pytest.fixture
+def workshop(registry_settings: RegistrySettings, engine: TransformersEngine) -> Iterator[Workshop]:
+    pack = load_pack()
+    registry = Registry.open(registry_settings.model_copy(update={"base": str(pack.base)}))
+    for name, folder in pack.experts.items():
+        registry.register(BOT, folder, by="test", label=name)
+    registry.promote(BOT, 1, by="test")
+    settings = WorkerSettings(lease_seconds=1.5, slice_deadline=1.1)
+    queue: list[dict[str, Any]] = []
+    driver = RunDriver(registry, settings, queue.append, lambda run_id, seconds: None)
+    yield Workshop(registry, driver, SliceScorer(registry, settings, engine), queue)
+    registry.close()
+
+
+def give_feedback(workshop: Workshop, n: int, *, always_right: bool = False) -> None:
+    """The champion's own answers, rated by the true ones; ``always_right``: users like whatever it says."""
+    asked = items("blend", "traffic", n, seed=7)
+    champion = AdapterFolder(workshop.registry.artifacts.fetch(workshop.registry.version(BOT, 1).digest))
+    questions = [[{"role": "user", "content": item.prompt}] for item in asked]
+    answers = workshop.scorer.engine.generate(champion, questions, 24)
+    told = []
+    for number, (item, answer) in enumerate(zip(asked, answers, strict=True)):
+        right = always_right or item.is_right(answer)
+        told.append(
+            Feedback(
+                id=f"fb-{number}",
+                adapter=BOT,
+                version=1,
+                messages=(Message(role="user", content=item.prompt),),
+                answer=answer,
+                rating=1.0 if right else None,
+                correction=None if right else item.answer,
+                at=now(),
+            )
+        )
+    workshop.registry.feedback.add_many(told)
+
+
+def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop) -> None:
+    """Feedback in, a confirmed and promoted version out; what it is made of can be read from its lineage."""
+    give_feedback(workshop, 300)
+    run = workshop.finish(begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=8), by="test"))
+    assert (run.status, run.promoted) == ("done", True), run.outcome
+    assert run.decision is not None
+    assert run.decision["measure"] == "exact_match"
+    assert run.decision["low"] > 0
+    version = workshop.registry.version(BOT, run.version or 0)
+    assert version.lineage is not None
+    assert version.lineage.coefficients == run.coefficients
+    assert version.rank <= workshop.registry.settings.max_lora_rank
+    assert workshop.registry.rollout(BOT).champion == version.version
+    event = workshop.registry.history(BOT, limit=1)[0]
+    assert (event.by, event.before, event.after) == (run.id, 1, version.version)
+    assert run.item_generations == (8 * 10 + len(run.experts) + 1) * (run.snapshot.search if run.snapshot else 0)
+
+
+def test_messages_delivered_twice_change_nothing(workshop: Workshop) -> None:
+    """A run whose every message arrives three times ends with the same weights and one event each."""
+    give_feedback(workshop, 200)
+    spec = RunSpec(adapter=BOT, seed=3, max_generations=3, promote=False)
+    once = workshop.finish(begin(workshop.registry, spec, by="test"))
+    thrice = workshop.finish(begin(workshop.registry, spec, by="test"), repeat=3)
+    assert thrice.coefficients == once.coefficients
+    assert thrice.status == once.status
+    assert thrice.item_generations == once.item_generations
+    if once.version is not None:
+        assert thrice.version == once.version  # the same bytes are the same version
+
+
+def test_a_slice_of_a_dead_worker_is_sent_again(workshop: Workshop) -> None:
+    """A worker that claimed a slice and died holds nothing up: its lease ends, the tick sends the slice again."""
+    give_feedback(workshop, 200)
+    run = begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=1, promote=False), by="test")
+    workshop.driver.advance(run.id)
+    lost = workshop.queue.pop(0)
+    fence = workshop.registry.runs.claim(lost["run"], lost["step"], lost["index"], lease_seconds=1.5)
+    workshop.work()
+    assert workshop.registry.runs.get(run.id).generation == 0
+    time.sleep(1.7)
+    workshop.driver.look_after()
+    workshop.work()
+    ended = workshop.registry.runs.get(run.id)
+    assert not ended.going
+    late = {"outcomes": [], "seconds": 0.0}
+    assert workshop.registry.runs.report(lost["run"], lost["step"], lost["index"], fence or 0, late) is None
+
+
+def test_lost_messages_are_sent_again(workshop: Workshop) -> None:
+    """A broker that loses everything it was given only costs time."""
+    give_feedback(workshop, 200)
+    run = begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=1, promote=False), by="test")
+    workshop.driver.look_after()  # the message that starts the run was lost, too
+    for _ in range(3):
+        workshop.queue.clear()
+        time.sleep(1.2)
+        workshop.driver.look_after()
+        workshop.work()
+    assert not workshop.registry.runs.get(run.id).going
+
+
+def test_a_run_that_improves_nothing_changes_nothing(workshop: Workshop) -> None:
+    """Users who like every answer leave nothing to gain: the run says so and registers no version."""
+    give_feedback(workshop, 200, always_right=True)
+    before = workshop.registry.rollout(BOT)
+    versions = len(workshop.registry.versions(BOT))
+    run = workshop.finish(begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=2), by="test"))
+    assert run.status == "stopped"
+    assert "Nothing better was found" in run.outcome
+    assert workshop.registry.rollout(BOT) == before
+    assert len(workshop.registry.versions(BOT)) == versions
+
+
+def test_a_run_never_promotes_over_a_move_that_came_between(workshop: Workshop) -> None:
+    """Somebody rolled back or promoted while the run went: its version is registered and stays off the traffic."""
+    give_feedback(workshop, 300)
+    run = begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=6), by="test")
+    workshop.registry.promote(BOT, 2, by="someone")
+    ended = workshop.finish(run)
+    assert ended.status == "done", ended.outcome
+    assert not ended.promoted
+    assert "revision" in ended.outcome
+    assert workshop.registry.rollout(BOT).champion == 2
+
+
+def test_refusals_name_the_reason(workshop: Workshop) -> None:
+    """Too little feedback, unknown experts and a second run are refused, and no run is recorded."""
+    with pytest.raises(TooLittleFeedback):
+        begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    give_feedback(workshop, 120)
+    with pytest.raises(BadInput, match="at least two experts"):
+        begin(workshop.registry, RunSpec(adapter=BOT, experts=(1,)), by="test")
+    first = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    with pytest.raises(RunGoing, match=first.id):
+        begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    assert [run.id for run in workshop.registry.runs.list(BOT)] == [first.id]
+
+
+def test_a_cancelled_run_stops_scoring_and_frees_the_place(workshop: Workshop) -> None:
+    """Cancelled means: no further slice is scored, nothing is registered, another run may begin."""
+    give_feedback(workshop, 120)
+    run = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    workshop.driver.advance(run.id)
+    workshop.registry.runs.cancel(run.id, outcome="test")
+    workshop.work()
+    assert workshop.registry.runs.get(run.id).status == "cancelled"
+    assert workshop.registry.runs.get(run.id).item_generations == 0
+    begin(workshop.registry, RunSpec(adapter=BOT), by="test")
