@@ -23,7 +23,8 @@ class ModelSwarmsOptions(Options):
     code's, not the paper's). ``crossover_reach``: a child is w * one + (1 - w) * other with w ~ U(0, reach); the paper
     says 1, its code 2. ``restart_patience``: generations without a better personal best before a particle goes back to
     it. ``worst``: "ever", the worst position of the whole search (paper), or "now", that of the last generation.
-    ``soup_joins``: the uniform soup and ``starts`` are particles too; without it they are only scored.
+    ``soup_joins``: the uniform soup and ``starts`` are particles too; without it they are only scored, as is a start
+    whose coefficients do not sum to 1.
     """
 
     max_generations: int = 50
@@ -75,10 +76,8 @@ class ModelSwarms(Generations):
 
     def __init__(self, n_experts: int, seed: int, options: ModelSwarmsOptions) -> None:
         require(n_experts >= 2, "n_experts", n_experts, "2 or more: one expert alone spans a single point")
-        for start in options.starts:
-            require(abs(sum(start) - 1) < 1e-6, "starts", start, "positions whose coefficients sum to 1")
         super().__init__(n_experts, seed, options)
-        n_particles = self._n_particles
+        n_particles = max(options.particles, len(self._founders()))
         self._x = np.array(self._positions[:n_particles])
         self._v = self._first_velocities()
         self._personal_best = self._x.copy()
@@ -88,18 +87,17 @@ class ModelSwarms(Generations):
         self._global_worst: tuple[list[float], float] | None = None
         self._step = options.step
 
-    @property
-    def _n_particles(self) -> int:
-        return max(self.options.particles, len(self._founders()))
-
     def _founders(self) -> list[Coefficients]:
-        return self.starts if self.options.soup_joins else self.starts[: self.n_experts]
+        """The starts that are particles."""
+        if not self.options.soup_joins:
+            return self.starts[: self.n_experts]
+        return [start for start in self.starts if abs(sum(start) - 1) < 1e-6]
 
     def _first(self) -> list[Coefficients]:
         """Experts, then their crossover children up to N (algorithm 1, line 1), then starts that are only scored."""
         founders = self._founders()
         children = [self._child(particle) for particle in range(len(founders), self.options.particles)]
-        return [*founders, *children, *self.starts[len(founders) :]]
+        return [*founders, *children, *(start for start in self.starts if start not in founders)]
 
     def _child(self, particle: int) -> Coefficients:
         rng = self.rng(particle)

@@ -115,12 +115,21 @@ def test_a_particle_without_any_score_is_not_pulled_to_a_best_of_its_own() -> No
     assert search.to_json()["state"]["personal_best"][2] == list(moved.coefficients)
 
 
+def test_a_start_outside_the_swarms_hull_is_scored_but_does_not_move() -> None:
+    """A champion found by another search may have another sum: it is scored, and no particle leaves the hull."""
+    search = make("model_swarms", n_experts=2, seed=1, starts=[(0.5, 0.1), (0.4, 0.6)])
+    asked = [move.coefficients for move in search.ask()]
+    assert len(asked) == 21
+    assert asked[-1] == (0.5, 0.1)
+    assert (0.4, 0.6) in asked[:4]
+    told(search, [0.5])
+    assert all(abs(sum(move.coefficients) - 1) < 1e-9 for move in search.ask())
+
+
 def test_one_expert_spans_no_swarm() -> None:
-    """A swarm of sum 1 needs two experts; a start outside its hull is refused."""
+    """A swarm of sum 1 needs two experts; an unknown preset names the choices."""
     with pytest.raises(ValueError, match="n_experts"):
         make("model_swarms", n_experts=1, seed=1)
-    with pytest.raises(ValueError, match="sum to 1"):
-        make("model_swarms", n_experts=2, seed=1, starts=[(0.5, 0.1)])
     with pytest.raises(ValueError, match="one of paper, shoal"):
         make("model_swarms", n_experts=2, seed=1, preset="authors")
 
