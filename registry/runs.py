@@ -66,12 +66,6 @@ class Runs:
             raise RunUnknown(run_id)
         return run
 
-    def list(self, adapter: str | None = None, limit: int = 50) -> list[Run]:
-        """Newest first."""
-        key = self._keys.runs if adapter is None else self._keys.of(adapter, "runs")
-        ids = self._redis.zrevrange(key, 0, limit - 1)
-        return [run for run_id in ids if (run := self.find(run_id)) is not None]
-
     def going(self) -> list[Run]:
         return [run for run in self.list(limit=200) if run.going]
 
@@ -102,7 +96,7 @@ class Runs:
         self.get(run_id)
         key, last = self._key(run_id, "events"), "0"
         while True:
-            answer = self._redis.xread({key: last}, block=int(wait_seconds * 1000), count=100)
+            answer: Any = self._redis.xread({key: last}, block=int(wait_seconds * 1000), count=100)
             if not answer:
                 yield None
                 continue
@@ -127,7 +121,7 @@ class Runs:
 
     def overdue(self, run_id: str, step: str, *, seconds: float) -> dict[int, dict[str, Any]]:
         """Slices that nobody reported or holds, last sent longer ago than ``seconds``; they count as sent from now on."""
-        messages = self._redis.hgetall(self._key(run_id, step, "messages"))
+        messages: Any = self._redis.hgetall(self._key(run_id, step, "messages"))
         reported = set(self._redis.hkeys(self._key(run_id, step, "reports")))
         sent = self._redis.hgetall(self._key(run_id, step, "sent"))
         late: dict[int, dict[str, Any]] = {}
@@ -185,3 +179,10 @@ class Runs:
 
     def _key(self, run_id: str, *parts: str) -> str:
         return self._keys.run(run_id, ":".join(parts))
+
+    # Last: inside the class, a method of this name hides the type.
+    def list(self, adapter: str | None = None, limit: int = 50) -> list[Run]:
+        """Newest first."""
+        key = self._keys.runs if adapter is None else self._keys.of(adapter, "runs")
+        ids: Any = self._redis.zrevrange(key, 0, limit - 1)
+        return [run for run_id in ids if (run := self.find(run_id)) is not None]

@@ -36,8 +36,10 @@ def parse(model: str) -> ModelId | None:
         return None
     if not at:
         return ModelId(name)
-    if rest in ("champion", "challenger"):
-        return ModelId(name, selector=rest)
+    if rest == "champion":
+        return ModelId(name, selector="champion")
+    if rest == "challenger":
+        return ModelId(name, selector="challenger")
     if rest.isascii() and rest.isdigit() and not rest.startswith("0") and len(rest) < 10:
         return ModelId(name, version=int(rest))
     return None

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from registry.records import Run, Snapshot
 from starter.skills import Item
-from swarm_worker import search
+from swarm_worker.baselines import BASELINES
 from swarm_worker.confirm import rated
 from swarm_worker.gate import Interval, paired_bootstrap
 from swarm_worker.hull import ExpertStack
 from swarm_worker.scoring.engine import BASE, AdapterFolder, Candidate, Scored
 from swarm_worker.scoring.transformers import TransformersEngine
-from swarm_worker.search import Outcome
-from swarm_worker.utilities import UTILITIES
+from swarm_worker.utilities import UTILITIES, mean
 
 MAX_TOKENS = 24
 
@@ -60,27 +59,19 @@ def contenders(
     }
 
 
-def random_in_hull(engine: TransformersEngine, run: Run, snapshot: Snapshot, champion: Scored) -> tuple[float, ...]:
-    """The best of random draws in the hull, at exactly the run's own budget of evaluations, starts included."""
+def random_in_hull(
+    engine: TransformersEngine, run: Run, snapshot: Snapshot, champion: Scored
+) -> tuple[float, ...]:
+    """The best of random positions in the hull, at exactly the run's own budget of evaluations, starts included."""
     items = [rated(item) for item in snapshot.search]
     utility = UTILITIES[run.spec.utility]
     reference = utility.prepare(engine, champion, items)
+
+    def score(coefficients: tuple[float, ...]) -> float:
+        return mean(utility.scores(engine, Candidate(coefficients, run.spec.space), items, reference))
+
     budget = run.item_generations // len(items)
-    draws = search.make(
-        "random_search", n_experts=len(run.experts), seed=run.spec.seed, max_generations=1000, patience=1000
-    )
-    spent = 0
-    best: tuple[float, tuple[float, ...]] | None = None
-    while spent < budget:
-        outcomes = []
-        for move in draws.ask():
-            scores = utility.scores(engine, Candidate(move.coefficients, run.spec.space), items, reference)
-            outcomes.append(Outcome.of(move, sum(scores) / len(scores)))
-            spent += 1
-            if spent <= budget and (best is None or outcomes[-1].utility > best[0]):
-                best = (outcomes[-1].utility, move.coefficients)
-        draws.tell(outcomes)
-    return best[1] if best else (1 / len(run.experts),) * len(run.experts)
+    return BASELINES["random_in_hull"](score, len(run.experts), budget, run.spec.seed)
 
 
 def compare(

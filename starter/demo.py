@@ -262,7 +262,8 @@ def _measure(story: Story, prepared: Prepared, held_out: list[Item], scratch: Pa
     from swarm_worker.scoring.transformers import TransformersEngine
 
     run = story.run
-    assert run is not None and run.snapshot is not None  # noqa: S101  _collect gave up without them
+    if run is None or run.snapshot is None:
+        raise typer.Exit(_give_up(story))
     snapshot = Snapshot.model_validate(prepared.registry.artifacts.get_json(run.snapshot.digest))
     engine = TransformersEngine.load(story.pack.base)
     everybody = comparison.contenders(

@@ -14,3 +14,9 @@ cpu=$(resolve cpu.in)
   echo '# Made by `make lock` from gpu.in. Install with --no-deps.'
   resolve gpu.in
 } > gpu.txt
+{
+  echo '# Made by `make lock`: cpu.txt with torch, for the image of a Bento (bentofile.yaml).'
+  echo '--extra-index-url https://download.pytorch.org/whl/cpu'
+  echo 'torch==2.13.0+cpu'
+  grep -v '^#' cpu.txt
+} > bento.txt

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from starter.pack import BASE_NAME, IncompletePack, Pack, load_pack
 from starter.skills import BLEND, BLENDS, SKILLS, Item, LeakedItems, Split, check_disjoint, items
 

@@ -31,7 +31,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
 
 
 def test_preference_is_the_formula(engine) -> None:
-    """sigmoid(beta * s * (l_x - l_ref)), of the good answer where there is one, else of the bad one with s = -1."""
+    """sigmoid(beta * s * (l_x - l_ref)), of the good answer where there is one, else of the bad one, limited to 0.5."""
     utility = make("preference", beta=2.0)
     reference = utility.prepare(engine, BASE, ITEMS)
 
@@ -39,7 +39,7 @@ def test_preference_is_the_formula(engine) -> None:
         pair = [engine.tokenise(item.question, answer)]
         return engine.log_likelihoods(MIX, pair)[0] - engine.log_likelihoods(BASE, pair)[0]
 
-    gains = [gain(ITEMS[0], "four"), gain(ITEMS[1], "no"), -gain(ITEMS[2], "something")]
+    gains = [gain(ITEMS[0], "four"), gain(ITEMS[1], "no"), min(0.0, -gain(ITEMS[2], "something"))]
     expected = [1 / (1 + math.exp(-2.0 * gain)) for gain in gains]
     assert utility.scores(engine, MIX, ITEMS, reference) == pytest.approx(expected, abs=1e-4)
 
@@ -56,6 +56,13 @@ def test_moving_away_from_the_champion_wins_nothing_by_itself(engine) -> None:
     utility = UTILITIES["preference"]
     scores = utility.scores(engine, MIX, corrected, utility.prepare(engine, BASE, corrected))
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-6)
+
+    answer = engine.generate(BASE, ["two plus two"], 8)[0]
+    rated_down = [Item(prompt="two plus two", bad=answer)]
+    champion_unlearned = utility.scores(engine, MIX, rated_down, utility.prepare(engine, BASE, rated_down))
+    assert champion_unlearned == [0.5]
+    learned = utility.scores(engine, BASE, rated_down, utility.prepare(engine, MIX, rated_down))
+    assert learned[0] < 0.5
 
 
 def test_preference_is_bounded(engine) -> None:
