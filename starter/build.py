@@ -59,7 +59,7 @@ def make_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, folder: Path) 
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=32
     )
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)  # a new one: training has switched padding on in the other
     return {**record, "parameters": model.num_parameters()}
 
 
@@ -87,6 +87,10 @@ def make_expert(recipe: Recipe, skill: str, tokenizer: PreTrainedTokenizerFast, 
             parameter.data = parameter.data.to(torch.bfloat16)
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    written = folder / "adapter_config.json"
+    config = json.loads(written.read_text())
+    config["target_modules"].sort()  # peft keeps a set: its order, and so the digest, would change from run to run
+    written.write_text(json.dumps(config, indent=2) + "\n")
     return record
 
 
@@ -104,6 +108,38 @@ def measure(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, root: Path, expe
     return table
 
 
+def effect_of(recipe: Recipe, root: Path, experts: Sequence[str]) -> dict[str, float]:
+    """What an adaptation usually gains on the pack in ``root``."""
+    say(f"effect: {recipe.adaptations} adaptations, measured on items of their own")
+    folders = [root / "experts" / name for name in experts]
+    with tempfile.TemporaryDirectory() as scratch:
+        return measure_effect(root / "base", folders, Path(scratch), recipe.adaptation, recipe.adaptations)
+
+
+def write_records(root: Path, record: dict, experts: Sequence[str]) -> None:
+    """Write what the pack says about itself: ``training.json``, ``pack.json`` and the model card."""
+    manifest = {
+        "adapter": "support-bot",
+        "base": "base",
+        "experts": list(experts),
+        "blend": list(BLEND),
+        "effect": {name: record["effect"][name] for name in ("difference", "spread")},
+    }
+    (root / "pack.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    (root / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    (root / "README.md").write_text(render_card(record, manifest))
+
+
+def measure_again(root: Path, recipe: Recipe = RECIPE) -> dict:
+    """Measure only the effect of a pack that is there, and write it down: for a change of the search or its utility."""
+    torch.set_num_threads(recipe.threads)
+    record = json.loads((root / "training.json").read_text())
+    record["recipe"] = recipe.describe()
+    record["effect"] = effect_of(recipe, root, list(record["experts"]))
+    write_records(root, record, list(record["experts"]))
+    return record
+
+
 def build(root: Path, recipe: Recipe = RECIPE) -> dict:
     """Make the whole pack under ``root``; returns the training record that it wrote."""
     torch.set_num_threads(recipe.threads)
@@ -111,7 +147,7 @@ def build(root: Path, recipe: Recipe = RECIPE) -> dict:
     started = time.perf_counter()
     tokenizer = make_tokenizer()
     experts = [*BLEND, *(skill for skill in SKILLS if skill not in BLEND)]
-    say(f"base: {recipe.base.steps} steps over {len(SKILLS)} skills")
+    say(f"base: {recipe.base.stop or recipe.base.steps} steps over {len(SKILLS)} skills")
     record: dict = {"recipe": recipe.describe(), "base": make_base(recipe, tokenizer, root / "base"), "experts": {}}
     say(f"base: {record['base']['parameters']:,} parameters, loss {record['base']['loss'][-1]}")
     for name in experts:
@@ -119,24 +155,11 @@ def build(root: Path, recipe: Recipe = RECIPE) -> dict:
         record["experts"][name] = trained
         say(f"expert {name}: loss {trained['loss'][0]} -> {trained['loss'][-1]} in {trained['seconds']} s")
     record["table"] = measure(recipe, tokenizer, root, experts)
-    say("effect: a few adaptations, measured on items of their own")
-    folders = [root / "experts" / name for name in experts]
-    with tempfile.TemporaryDirectory() as scratch:
-        record["effect"] = measure_effect(root / "base", folders, Path(scratch), recipe.adaptation, recipe.adaptations)
+    record["effect"] = effect_of(recipe, root, experts)
     record["versions"] = {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
     record["machine"] = f"{platform.machine()}, {os.cpu_count()} CPU cores, {recipe.threads} threads used"
     record["seconds"] = round(time.perf_counter() - started, 1)
-    effect = {name: record["effect"][name] for name in ("difference", "spread")}
-    manifest = {
-        "adapter": "support-bot",
-        "base": "base",
-        "experts": experts,
-        "blend": list(BLEND),
-        "effect": effect,
-    }
-    (root / "pack.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    (root / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    (root / "README.md").write_text(render_card(record, manifest))
+    write_records(root, record, experts)
     return record
 
 
@@ -153,8 +176,13 @@ def main() -> None:
     """The command: build beside the target, then move in."""
     parser = argparse.ArgumentParser(prog="python -m starter.build", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=STARTER, help="where the pack goes (default: the package)")
-    target = parser.parse_args().out.resolve()
+    parser.add_argument("--effect", action="store_true", help="train nothing; measure only what a run usually gains")
+    asked = parser.parse_args()
+    target = asked.out.resolve()
     target.mkdir(parents=True, exist_ok=True)
+    if asked.effect:
+        say(f"the effect is {measure_again(target)['effect']}")
+        return
     with tempfile.TemporaryDirectory(dir=target, prefix=".building-") as folder:
         record = build(Path(folder))
         install(Path(folder), target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import typer
 from openai import OpenAI
 from rich.console import Console
 
-from registry.records import Event, Run
+from registry.records import Event, Run, Snapshot
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from shoal.client import Client
@@ -37,8 +38,8 @@ from swarm_worker.gate import power
 app = typer.Typer(add_completion=False)
 
 TRAFFIC_ITEMS = 6000
-LOOK = 150
-"""Answers per phase that "answers improve" is read from; one standard error of such a share is about 4 points."""
+LOOK = 300
+"""Answers per phase that "answers improve" is read from; one standard error of such a share is about 3 points."""
 
 
 @dataclass
@@ -258,13 +259,15 @@ def _collect(story: Story, up: Up, scratch: Path) -> Prepared:
 
 
 def _measure(story: Story, prepared: Prepared, held_out: list[Item], scratch: Path) -> comparison.Comparison:
-    from registry.records import Snapshot
+    import torch
+
     from swarm_worker.scoring.transformers import TransformersEngine
 
     run = story.run
     if run is None or run.snapshot is None:
         raise typer.Exit(_give_up(story))
     snapshot = Snapshot.model_validate(prepared.registry.artifacts.get_json(run.snapshot.digest))
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     engine = TransformersEngine.load(story.pack.base)
     everybody = comparison.contenders(
         engine, run, snapshot, prepared.folders, prepared.adapted, scratch, prepared.registry.settings.max_lora_rank

@@ -7,7 +7,7 @@ The demo reckons the power of its gate from this. Items are drawn from ``traffic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -32,7 +32,8 @@ class Adaptation:
     rated: int = 150
     evaluations: int = 250
     measured: int = 600
-    beta: float = 2.0
+    beta: float = field(default_factory=lambda: Preference().beta)
+    """The product's own, unless told otherwise: the effect is that of the runs that users make."""
 
 
 def measure_effect(base: Path, experts: Sequence[Path], scratch: Path, how: Adaptation, runs: int) -> dict[str, float]:

@@ -30,7 +30,7 @@ class Recipe:
             "largest": 1.0,
         }
     )
-    """How often the base meets each skill: set so that it ends knowing each of them about a third of the time."""
+    """How often the base meets each skill: set so that it ends with each of them right in three to five of ten."""
     rank: int = 8
     alpha: int = 16
     expert: Schedule = field(default_factory=lambda: Schedule(steps=180, rate=1.5e-3, batch=40, seed=7))

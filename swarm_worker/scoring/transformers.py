@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from swarm_worker.hull import ExpertStack, Space
 from swarm_worker.scoring.batches import batches, left_padded, right_padded
@@ -44,6 +45,7 @@ class TransformersEngine:
     @classmethod
     def load(cls, base: Path | str, experts: Sequence[Path] = ()) -> Self:
         """The base model in a local folder (or by its Hugging Face id), in float32, and the experts of the search."""
+        disable_progress_bar()  # a worker's log is read line by line
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         engine = cls(model, AutoTokenizer.from_pretrained(base))
         if experts:

@@ -21,6 +21,7 @@ class CmaEsOptions(Options):
     """``sigma0``: the first standard deviation of a coefficient. ``population``: positions a generation; ``bounds``:
     of each coefficient, kept by drawing again."""
 
+    max_generations: int = 25  # on the starter pack the test utility is flat beyond some 200 evaluations (docs/log.md)
     sigma0: float = 0.3
     population: int = 10
     bounds: tuple[float, float] = (-1.5, 2.5)

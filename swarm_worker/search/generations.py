@@ -25,7 +25,7 @@ class Options:
     """
 
     starts: tuple[Coefficients, ...] = ()
-    max_generations: int = 40
+    max_generations: int = 30
     max_evaluations: int | None = None
     patience: int | None = None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -13,43 +15,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starter.pack import BASE_NAME, IncompletePack, Pack, load_pack
-from starter.skills import BLEND, BLENDS, SKILLS, Item, LeakedItems, Split, check_disjoint, items
+from starter.skills import BLEND, BLENDS, SKILLS, LeakedItems, Split, check_disjoint, items
 
 SPLITS = get_args(Split)
 
 
-def independent_answer(item: Item) -> str:
-    """Each skill's answer, worked out another way than ``starter.skills`` does."""
-    subject = item.prompt.split(": ", 1)[1]
-    match item.skill:
-        case "reverse":
-            return "".join(reversed(subject))
-        case "dedup":
-            return "".join(letter for letter, _ in itertools.groupby(subject))
-        case "swap":
-            return "".join(b + a for a, b in zip(subject[::2], subject[1::2], strict=True))
-        case "sort":
-            return "".join(letter * subject.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz")
-        case "shift":
-            return subject.translate(str.maketrans("abcdefghijklmnopqrstuvwxyz", "bcdefghijklmnopqrstuvwxyza"))
-        case "vowels":
-            return "".join(c for c in subject if c not in "bcdfghjklmnpqrstvwxyz") or "none"
-        case "mask":
-            return subject.translate(str.maketrans("aeiou", "*****"))
-        case "initials":
-            return "".join(next(iter(word)) for word in subject.split())
-        case "largest":
-            return sorted(subject.split(), key=int)[-1]
-    raise AssertionError(f"no independent answer for {item.skill}")
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+INDEPENDENT: dict[str, Callable[[str], str]] = {
+    "reverse": lambda text: "".join(reversed(text)),
+    "dedup": lambda text: "".join(letter for letter, _ in itertools.groupby(text)),
+    "swap": lambda text: "".join(b + a for a, b in zip(text[::2], text[1::2], strict=True)),
+    "sort": lambda text: "".join(letter * text.count(letter) for letter in ALPHABET),
+    "shift": lambda text: text.translate(str.maketrans(ALPHABET, ALPHABET[1:] + "a")),
+    "vowels": lambda text: "".join(c for c in text if c not in "bcdfghjklmnpqrstvwxyz") or "none",
+    "mask": lambda text: text.translate(str.maketrans("aeiou", "*****")),
+    "initials": lambda text: "".join(next(iter(word)) for word in text.split()),
+    "largest": lambda text: sorted(text.split(), key=int)[-1],
+}
+"""Each skill's answer, worked out another way than ``starter.skills`` does, from what follows the colon."""
 
 
 @pytest.mark.parametrize("skill", SKILLS)
 def test_every_answer_is_right(skill: str) -> None:
     """A skill's answer is what another way of computing it gives, and its prompt is one short line."""
     for item in items(skill, "test", 200, 3):
-        assert item.answer == independent_answer(item)
-        assert item.is_right(f" {item.answer}\n") and not item.is_right(item.answer + "x")
-        assert item.prompt.isascii() and "\n" not in item.prompt and len(item.prompt) < 40
+        assert item.answer == INDEPENDENT[skill](item.prompt.split(": ", 1)[1])
+        assert item.is_right(f" {item.answer}\n")
+        assert not item.is_right(item.answer + "x")
+        assert item.prompt.isascii()
+        assert "\n" not in item.prompt
+        assert len(item.prompt) < 40
         assert item.answer
 
 
@@ -57,8 +52,6 @@ def test_every_answer_is_right(skill: str) -> None:
 def test_an_item_space_never_runs_out(skill: str) -> None:
     """A skill has more than 50,000 distinct prompts: a thousand draws from so large a space almost never repeat."""
     # given: n draws from a space of size N repeat about n**2 / 2N times: 10 at n = 1000 and N = 50,000
-    import random
-
     rng = random.Random(5)
     drawn = [SKILLS[skill](rng)[0] for _ in range(2000)]
     # then: at 2,000 draws that is 40
@@ -88,7 +81,9 @@ def test_a_blend_is_uniform() -> None:
     """A blend holds as many items of each of its skills, give or take one."""
     drawn = items("blend", "test", 100, 0)
     counts = [sum(item.skill == skill for item in drawn) for skill in BLEND]
-    assert len(BLEND) >= 3 and sum(counts) == 100 and max(counts) - min(counts) <= 1
+    assert len(BLEND) >= 3
+    assert sum(counts) == 100
+    assert max(counts) - min(counts) <= 1
 
 
 def test_a_leak_is_named() -> None:
