@@ -27,8 +27,11 @@ def problems():
             "`sudo apt-get install gcc g++` (Debian, Ubuntu) if a model asks for it.",
         )
     if shutil.disk_usage(".").free < 6 * 2**30:
-        yield True, "The install needs about 6 GiB of disk here, {:.1f} GiB are free.".format(
-            shutil.disk_usage(".").free / 2**30
+        yield (
+            True,
+            "The install needs about 6 GiB of disk here, {:.1f} GiB are free.".format(
+                shutil.disk_usage(".").free / 2**30
+            ),
         )
 
 

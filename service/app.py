@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ def engine_settings(settings: ServiceSettings, registry_settings: RegistrySettin
         max_model_len=settings.max_model_len,
         kv_cache_gib=settings.kv_cache_gib,
         gpu_memory_utilization=settings.gpu_memory_utilization,
+        lora_modules=None if settings.lora_modules == "all" else tuple(settings.lora_modules.split(",")),
+        tool_call_parser=settings.tool_call_parser,
+        chat_template=settings.chat_template,
+        extra_args=tuple(shlex.split(settings.engine_args)),
     )
 
 

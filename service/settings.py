@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry.errors import BadInput
 from registry.settings import explain
+from service.engine import LINEAR_LAYERS
 
 
 class ServiceSettings(BaseSettings):
@@ -41,6 +42,15 @@ class ServiceSettings(BaseSettings):
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="Share of a GPU's memory that the engine takes."
     )
+    lora_modules: str = Field(
+        default=",".join(LINEAR_LAYERS),
+        description="Layers that adapters may change, by the last part of their name; 'all': whatever the engine can adapt.",
+    )
+    tool_call_parser: str | None = Field(
+        default=None, description="vLLM's parser of tool calls; turns on tool choice 'auto'."
+    )
+    chat_template: str | None = Field(default=None, description="A chat template file, where the base has none.")
+    engine_args: str = Field(default="", description="Further arguments of `vllm serve`, as in a shell.")
     poll_seconds: float = Field(default=0.5, gt=0, description="How often a replica looks whether a rollout moved.")
     ready_timeout: float = Field(default=60.0, gt=0, description="How long a move waits for all replicas to be ready.")
     drain_timeout: float = Field(

@@ -59,9 +59,7 @@ def contenders(
     }
 
 
-def random_in_hull(
-    engine: TransformersEngine, run: Run, snapshot: Snapshot, champion: Scored
-) -> tuple[float, ...]:
+def random_in_hull(engine: TransformersEngine, run: Run, snapshot: Snapshot, champion: Scored) -> tuple[float, ...]:
     """The best of random positions in the hull, at exactly the run's own budget of evaluations, starts included."""
     items = [rated(item) for item in snapshot.search]
     utility = UTILITIES[run.spec.utility]

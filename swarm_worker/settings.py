@@ -26,7 +26,7 @@ class WorkerSettings(BaseSettings):
     )
     tick_seconds: float = Field(default=5.0, gt=0, description="How often Celery beat looks after the runs.")
     max_answer_tokens: int = Field(default=64, ge=1, description="Longest answer that the gate generates.")
-    ready_timeout: float = Field(default=120.0, gt=0, description="How long a promotion waits for the replicas.")
+    ready_timeout: float = Field(default=60.0, gt=0, description="How long a move waits for all replicas to be ready.")
     adapt_every: float = Field(
         default=0.0, ge=0, description="Seconds (or 30m, 6h, 1d) between runs; 0: never by itself."
     )

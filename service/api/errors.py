@@ -52,7 +52,9 @@ def add_unknown_routes(app: FastAPI) -> None:
     @app.api_route("/api/{rest:path}", methods=METHODS, include_in_schema=False)
     @app.api_route("/v1/{rest:path}", methods=METHODS, include_in_schema=False)
     async def unknown(request: Request, rest: str) -> JSONResponse:
-        others = {m for r in app.routes if r.matches(request.scope)[0] is Match.PARTIAL for m in getattr(r, "methods", ())}
+        others = {
+            m for r in app.routes if r.matches(request.scope)[0] is Match.PARTIAL for m in getattr(r, "methods", ())
+        }
         if others:
             allowed = ", ".join(sorted(others - {"HEAD"}))
             message = f"{request.method} is not possible at {request.url.path}; {allowed} is."

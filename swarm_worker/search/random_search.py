@@ -15,24 +15,26 @@ from swarm_worker.search.optimizer import Coefficients
 class RandomSearchOptions(Options):
     """``population``: draws a generation. ``bounds``: of each coefficient. ``sum_to_one``: stay where a swarm stays.
 
-    ``spread``: the standard deviation of the Gaussian draws; ``scale``: the range of a mix's sum.
+    ``spread``: the standard deviation of the Gaussian draws; ``scale``: the range of a mix's sum, None for half the experts
+    (a mix that takes half of them whole), and 2.5 at least: a control that could not reach where searches end would be weak.
     """
 
     population: int = 10
     bounds: tuple[float, float] = (-1.5, 2.5)
     spread: float = 0.5
-    scale: tuple[float, float] = (0.5, 2.5)
+    scale: tuple[float, float] | None = None
     sum_to_one: bool = False
 
     def __post_init__(self) -> None:
         # Not super(): slots=True makes a new class, which the bare form does not know.
         Options.__post_init__(self)
         object.__setattr__(self, "bounds", tuple(float(b) for b in self.bounds))
-        object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
+        if self.scale is not None:
+            object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
+            require(0 < self.scale[0] <= self.scale[1], "scale", self.scale, "(low, high) with 0 < low <= high")
         require(self.population >= 1, "population", self.population, "1 or more")
         require(self.bounds[0] < self.bounds[1], "bounds", self.bounds, "(low, high) with low < high")
         require(self.spread > 0, "spread", self.spread, "> 0")
-        require(0 < self.scale[0] <= self.scale[1], "scale", self.scale, "(low, high) with 0 < low <= high")
 
 
 class RandomSearch(Generations):
@@ -57,7 +59,8 @@ class RandomSearch(Generations):
     def _draw(self, particle: int) -> Coefficients:
         rng = self.rng(particle)
         if rng.random() < 0.5:
-            total = 1.0 if self.options.sum_to_one else rng.uniform(*self.options.scale)
+            widest = (0.5, max(2.5, self.n_experts / 2))
+            total = 1.0 if self.options.sum_to_one else rng.uniform(*(self.options.scale or widest))
             position = total * rng.dirichlet(np.ones(self.n_experts))
         else:
             start = np.array(self.starts[rng.integers(len(self.starts))])
