@@ -78,7 +78,8 @@ def test_the_table_names_every_process(tmp_path: Path) -> None:
     table = {spec.name: spec for spec in processes(UpSettings.load(home=tmp_path, port=3456))}
     assert list(table) == ["control", "score", "beat", "service"]
     assert " ".join(table["control"].command[1:]) == (
-        "-m celery -A swarm_worker.celery_app worker -P solo --loglevel info -Q control -n control@%h"
+        "-m celery -A swarm_worker.celery_app worker -P solo --without-mingle --without-gossip"
+        " --loglevel info -Q control -n control@%h"
     )
     assert "-Q score" in " ".join(table["score"].command)
     assert f"-s {tmp_path}/beat-schedule --pidfile=" in " ".join(table["beat"].command)

@@ -10,6 +10,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+torch.set_num_threads(1)  # tests share their cores; several threads that wait for each other are slower than one
+
 
 def load_base(base: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
