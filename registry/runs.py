@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
@@ -88,24 +87,13 @@ class Runs:
             if (saved := self.save(ended)) is not None:
                 return saved
 
-    def events(self, run_id: str, *, wait_seconds: float = 2.0) -> Iterator[Run | None]:
-        """Every state of the run from its first, until it has ended. None when nothing came for a while.
-
-        ``wait_seconds`` stays below the connection's socket timeout, which a blocking read would run into.
-        """
-        self.get(run_id)
-        key, last = self._key(run_id, "events"), "0"
-        while True:
-            answer: Any = self._redis.xread({key: last}, block=int(wait_seconds * 1000), count=100)
-            if not answer:
-                yield None
-                continue
-            for entry, fields in answer[0][1]:
-                last = entry
-                run = Run.model_validate_json(fields["run"])
-                yield run
-                if not run.going:
-                    return
+    def changes_after(self, run_id: str, place: str) -> tuple[str, list[Run]]:
+        """The run's states after ``place`` ("0": from its first), and the place to ask from next. Never waits."""
+        answer: Any = self._redis.xrange(
+            self._key(run_id, "events"), min=f"({place}" if place != "0" else "-", count=200
+        )
+        states = [Run.model_validate_json(fields["run"]) for _, fields in answer]
+        return (answer[-1][0] if answer else place), states
 
     # Slices -----------------------------------------------------------------------------------------------------------
 

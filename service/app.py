@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from service.settings import ServiceSettings
 from service.spool import Spool
 
 log = logging.getLogger("shoal.service")
+THREADS = 64
 
 
 class Service:
@@ -164,6 +167,8 @@ class ShoalService:
     @bentoml.on_startup
     async def start(self) -> None:
         die_with_parent()
+        # Registry calls block, and a move waits for its replicas: more of them at once than asyncio's default of cores + 4.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="registry"))
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         service = Service(ServiceSettings.load(), RegistrySettings.load())
         await service.start()

@@ -25,8 +25,6 @@ class Recorder:
         self._batch, self._every = batch, every
         self._waiting: queue.Queue[Interaction] = queue.Queue(maxsize=WAITING)
         self._stopping = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
         self._thread = threading.Thread(target=self._write_on, name="interactions", daemon=True)
         self.dropped = 0
 
@@ -39,7 +37,6 @@ class Recorder:
         self._thread.join(timeout)
 
     def record(self, interaction: Interaction) -> None:
-        self._idle.clear()
         try:
             self._waiting.put_nowait(interaction)
         except queue.Full:
@@ -47,7 +44,9 @@ class Recorder:
 
     def settle(self, timeout: float = 2.0) -> None:
         """Wait until what was recorded up to now is written: feedback may follow its answer at once."""
-        self._idle.wait(timeout)
+        deadline = time.monotonic() + timeout
+        while self._waiting.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def _write_on(self) -> None:
         while True:
@@ -58,8 +57,8 @@ class Recorder:
                 continue
             while not self._write(batch) and not self._stopping.is_set():
                 time.sleep(1.0)
-            if self._waiting.empty():
-                self._idle.set()
+            for _ in batch:
+                self._waiting.task_done()
 
     def _take(self) -> list[Interaction]:
         batch: list[Interaction] = []

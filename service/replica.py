@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.errors import AdapterUnknown, NotFound, RegistryDown, ShoalError, VersionRetired, VersionUnknown
+from registry.errors import AdapterUnknown, NotFound, RegistryDown, ShoalError, VersionRetired
 from registry.files import write_atomically
 from registry.records import Replica as ReplicaRecord
 from registry.records import Rollout, Version, now
@@ -313,10 +313,3 @@ class Replica:
         for value in content["rollouts"]:
             await self._take(Rollout.model_validate(value))
         log.warning("Redis is gone: %s serves the rollouts it last knew", self._id)
-
-    async def prepare(self, adapter: str, number: int) -> None:
-        """Get a version ready here, or raise why not: for a caller that waits for it."""
-        if number < 1:
-            raise VersionUnknown(adapter, number)
-        self._refused.pop(f"{adapter}@{number}", None)
-        await self._ensure(adapter, number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -38,6 +39,8 @@ from swarm_worker.gate import power
 app = typer.Typer(add_completion=False)
 
 TRAFFIC_ITEMS = 6000
+KEPT = {"SHOAL_REDIS_URL", "SHOAL_DTYPE", "SHOAL_SCORING_THREADS"}
+"""Variables that the demo heeds."""
 LOOK = 300
 """Answers per phase that "answers improve" is read from; one standard error of such a share is about 3 points."""
 
@@ -100,6 +103,7 @@ def demo(
 ) -> None:
     """Watch a LoRA endpoint get better from feedback while it keeps answering, then go back with one call."""
     console = Console()
+    _own_settings()
     story = Story(load_pack(), seed)
     traffic = items("blend", "traffic", TRAFFIC_ITEMS, seed)
     held_out = items("blend", "test", test_items, seed)
@@ -289,6 +293,14 @@ def _last_move(client: Client, story: Story) -> float:
 
 def _share_right(answers: list[Answered]) -> float:
     return sum(answer.right for answer in answers) / max(1, len(answers))
+
+
+def _own_settings() -> None:
+    """The demo is the same whatever Shoal is set to elsewhere; on a Redis of yours it has keys of its own."""
+    for name in [name for name in os.environ if name.startswith("SHOAL_") and name not in KEPT]:
+        del os.environ[name]
+    if "SHOAL_REDIS_URL" in os.environ:
+        os.environ["SHOAL_NAMESPACE"] = f"demo-{secrets.token_hex(4)}"
 
 
 def _empty(home: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from registry.errors import ShoalError
+from registry.errors import RegistryDown, ShoalError
 from registry.records import Lineage, Run, now
 from registry.registry import Registry
 from swarm_worker import search
@@ -40,7 +40,7 @@ class RunDriver:
     log: Callable[..., None] = lambda *_: None
 
     def advance(self, run_id: str) -> None:
-        """Do the next thing for a run, if it can be done now. An error of our own tree ends the run with its reason."""
+        """Do the next thing for a run, if it can be done now. What can never be done ends the run with its reason."""
         run = self.registry.runs.get(run_id)
         moves = {
             "queued": self._begin_search,
@@ -53,10 +53,10 @@ class RunDriver:
             return
         try:
             move(run)
-        except ShoalError as error:
-            if error.status == 503:
-                raise  # Redis is gone: nothing can be written; the tick comes back to it
-            self._end(run, "failed", error.message)
+        except RegistryDown:
+            raise  # nothing can be written; the tick comes back to it
+        except (ShoalError, ValueError) as error:
+            self._end(run, "failed", str(error))
 
     def look_after(self) -> None:
         """For every going run: send again what nobody took or a dead worker left, and move on what is complete."""

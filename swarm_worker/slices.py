@@ -7,6 +7,7 @@ then costs its scoring and nothing else.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import tempfile
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from registry.errors import BadInput, ShoalError
+from registry.errors import BadInput, RegistryDown, ShoalError
 from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
 from swarm_worker.confirm import confirm, rated
@@ -30,6 +31,10 @@ from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 from swarm_worker.utilities import UTILITIES
 from swarm_worker.utilities.utility import Item, Reference
+
+log = logging.getLogger("shoal.slices")
+MOST_CLAIMS = 5
+"""How often a slice is taken up before it counts as one that kills its workers."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +68,24 @@ class SliceScorer:
             return None
         began = time.monotonic()
         with self._renewing(run_id, step, index):
-            report = self._work(run_id, work)
+            report = (
+                self._work(run_id, work) if fence <= MOST_CLAIMS else _failed(work, "its workers died, again and again")
+            )
         report["seconds"] = round(time.monotonic() - began, 4)
         return runs.report(run_id, step, index, fence, report)
 
     def _work(self, run_id: str, work: dict[str, Any]) -> dict[str, Any]:
-        if "moves" in work:
-            moves = [Move.from_json(move) for move in work["moves"]]
-            try:
-                scene = self._enter(run_id)
-            except (ShoalError, ValueError) as error:
-                return {"outcomes": [Outcome.of(move, None, str(error)).to_json() for move in moves]}
-            return {"outcomes": [self._outcome(scene, move).to_json() for move in moves]}
+        """Whatever goes wrong is reported: a slice that raised would be sent again for ever."""
         try:
-            return self._confirm(self._enter(run_id), tuple(work["coefficients"]))
-        except (ShoalError, ValueError) as error:
-            return {"error": str(error)}
+            scene = self._enter(run_id)
+            if "moves" not in work:
+                return self._confirm(scene, tuple(work["coefficients"]))
+            return {"outcomes": [self._outcome(scene, Move.from_json(move)).to_json() for move in work["moves"]]}
+        except RegistryDown:
+            raise  # nothing could be reported either; the slice is sent again
+        except Exception as error:
+            log.exception("a slice of run %s failed", run_id)
+            return _failed(work, f"{type(error).__name__}: {error}")
 
     def _outcome(self, scene: Scene, move: Move) -> Outcome:
         utility = UTILITIES[scene.run.spec.utility]
@@ -142,6 +149,13 @@ class SliceScorer:
         finally:
             done.set()
             thread.join()
+
+
+def _failed(work: dict[str, Any], why: str) -> dict[str, Any]:
+    """The report of a slice that could not be scored."""
+    if "moves" not in work:
+        return {"error": why}
+    return {"outcomes": [Outcome.of(Move.from_json(move), None, why).to_json() for move in work["moves"]]}
 
 
 @functools.cache

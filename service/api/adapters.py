@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse
 
 from registry.archives import unpack
-from registry.errors import TooLarge
+from registry.errors import RolloutMoved, TooLarge
 from registry.records import Rollout
 from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, adapter_name
 
@@ -82,7 +83,8 @@ async def add_version(
 
         version, new = await asyncio.to_thread(register)
     if (await asyncio.to_thread(parts.registry.rollout, name)).champion is None:
-        await _promote(parts, name, version.version, by=caller, reason="the first version", expected_revision=0)
+        with suppress(RolloutMoved):  # another upload was first
+            await _promote(parts, name, version.version, by=caller, reason="the first version", expected_revision=0)
     content = {"version": version.model_dump(mode="json"), "new": new}
     return JSONResponse(content, status_code=201 if new else 200)
 

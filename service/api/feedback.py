@@ -10,11 +10,11 @@ from fastapi import APIRouter, Query
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from starlette.responses import JSONResponse
 
-from registry.errors import BadInput, RegistryDown
+from registry.errors import BadInput, InteractionUnknown, RegistryDown
 from registry.feedback import join
 from registry.records import AdapterName, Feedback, Message, now
 from registry.registry import Registry
-from service.api.parts import Body, Caller, PartsOf
+from service.api.parts import Body, Caller, Parts, PartsOf
 
 router = APIRouter(prefix="/api/feedback", tags=["feedback"])
 MOST = 1000
@@ -70,10 +70,8 @@ async def send_feedback(body: OneOrMany, parts: PartsOf, _: Caller) -> JSONRespo
     """Keep feedback; a batch is taken as a whole or not at all."""
     items = body.items if isinstance(body, Batch) else [body]
     fields = [_fields(item) for item in items]
-    if parts.recorder is not None and any(field["request_id"] for field in fields):
-        await asyncio.to_thread(parts.recorder.settle)
     try:
-        kept = await asyncio.to_thread(take, parts.registry, fields)
+        kept = await _take_settled(parts, fields)
     except RegistryDown:
         await asyncio.to_thread(parts.spool.add, fields)
         told = [{"id": field["id"], "spooled": True} for field in fields]
@@ -84,6 +82,18 @@ async def send_feedback(body: OneOrMany, parts: PartsOf, _: Caller) -> JSONRespo
         return JSONResponse(told[0], status_code=201 if kept[0][1] else 200)
     accepted = sum(new for _, new in kept)
     return JSONResponse({"accepted": accepted, "repeated": len(kept) - accepted, "items": told}, status_code=201)
+
+
+async def _take_settled(parts: Parts, fields: list[dict[str, Any]]) -> list[tuple[Feedback, bool]]:
+    """Keep feedback; where it came right behind its answer, once the answer is recorded."""
+    try:
+        return await asyncio.to_thread(take, parts.registry, fields)
+    except InteractionUnknown:
+        if parts.recorder is None:
+            raise
+        await asyncio.sleep(0.05)  # the end of a stream is told after its last byte was sent
+        await asyncio.to_thread(parts.recorder.settle)
+        return await asyncio.to_thread(take, parts.registry, fields)
 
 
 @router.get("")

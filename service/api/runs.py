@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -15,6 +14,8 @@ from registry.records import AdapterName, Run, RunSpec
 from service.api.parts import Caller, Parts, PartsOf
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
+POLL_SECONDS = 0.25
+KEEP_ALIVE_SECONDS = 5.0
 
 
 @router.post("", status_code=201)
@@ -51,18 +52,16 @@ async def run_events(run_id: str, request: Request, parts: PartsOf, _: Caller) -
 
 
 async def _events(parts: Parts, run_id: str, request: Request) -> AsyncIterator[str]:
-    changes = parts.registry.runs.events(run_id)
-    asking = threading.Lock()
-
-    def step() -> tuple[bool, Run | None]:
-        with asking:
-            try:
-                return True, next(changes)
-            except StopIteration:
-                return False, None
-
+    """Asked for again and again rather than waited for: a watcher must not hold one of the few threads that moves need, too."""
+    place, silent = "0", 0.0
     while not await request.is_disconnected():
-        going, run = await asyncio.to_thread(step)
-        if not going:
-            return
-        yield f"event: run\ndata: {run.model_dump_json()}\n\n" if run is not None else ": still going\n\n"
+        place, states = await asyncio.to_thread(parts.registry.runs.changes_after, run_id, place)
+        for run in states:
+            yield f"event: run\ndata: {run.model_dump_json()}\n\n"
+            if not run.going:
+                return
+        silent = 0.0 if states else silent + POLL_SECONDS
+        if silent >= KEEP_ALIVE_SECONDS:
+            silent = 0.0
+            yield ": still going\n\n"
+        await asyncio.sleep(POLL_SECONDS)
