@@ -237,7 +237,7 @@ class RunSpec(Record):
     optimizer: Literal["cma_es", "model_swarms", "random_search"] = "cma_es"
     space: Literal["factors", "delta"] = "delta"
     experts: tuple[int, ...] | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     max_generations: int | None = Field(default=None, ge=1, le=1000)
     search_items: int = Field(default=200, ge=10, le=5000)
     min_feedback: int | None = Field(default=None, ge=20)

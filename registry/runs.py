@@ -42,14 +42,16 @@ class Runs:
 
     def create(self, run: Run) -> Run:
         """Begin ``run``; RunGoing when another run of its adapter has not ended."""
+        # The record first: a place that is taken always names a run that can be read, ticked and cancelled.
+        self._write(run, expected=-1)
         place = self._keys.going(run.spec.adapter)
         ended = ""
         while (holder := str(self._create(keys=[place], args=[run.id, ended]))) != run.id:
             rival = self.find(holder)
             if rival is not None and rival.going:
+                self._redis.delete(*(self._key(run.id, part) for part in ("record", "revision", "events")))
                 raise RunGoing(run.spec.adapter, holder)
-            ended = holder  # it ended, or its creator died before it wrote the record: the place is free
-        self._write(run, expected=-1)
+            ended = holder  # it ended: the place is free
         score = run.created_at.timestamp()
         self._redis.zadd(self._keys.runs, {run.id: score})
         self._redis.zadd(self._keys.of(run.spec.adapter, "runs"), {run.id: score})

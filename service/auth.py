@@ -7,7 +7,7 @@ import hmac
 from fastapi import Request
 
 from registry.errors import ShoalError
-from service.settings import ServiceSettings
+from service.settings import ServiceSettings, is_loopback
 
 
 class Unauthorized(ShoalError):
@@ -26,6 +26,9 @@ class Auth:
     def check(self, request: Request) -> str:
         """The name that history writes down for this caller; Unauthorized where the key is missing or wrong."""
         if self._key is None:
+            # Whatever address a server was told to listen on: without a key only this machine is answered.
+            if request.client is not None and not is_loopback(request.client.host):
+                raise Unauthorized("This Shoal has no key and answers its own machine only. Set SHOAL_API_KEY.")
             return request.headers.get("x-shoal-user", "operator")[:64]
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):

@@ -252,6 +252,9 @@ class Replica:
                 self.registry_down = True
             except (ShoalError, ResidentError, EngineError) as error:
                 log.warning("%s: %s", type(error).__name__, error)
+            except Exception:
+                # Whatever it is, a replica that stopped following would answer with an old version for ever.
+                log.exception("%s could not keep up; it goes on trying", self._id)
             try:
                 await asyncio.wait_for(self._hint.wait(), timeout=self._poll)
             except TimeoutError:
@@ -272,6 +275,8 @@ class Replica:
                 await self._beat()
             except RegistryDown:
                 self.registry_down = True
+            except Exception:
+                log.exception("%s could not say that it is alive; it goes on trying", self._id)
             await asyncio.sleep(BEAT_TTL / 3)
 
     async def _beat(self) -> None:
@@ -298,7 +303,7 @@ class Replica:
         names = {f"{rollout.adapter}@{number}" for rollout in rollouts for number in rollout.pinned}
         content = {
             "rollouts": [rollout.model_dump(mode="json") for rollout in rollouts],
-            "versions": [v.model_dump(mode="json") for name, v in self._versions.items() if name in names],
+            "versions": [v.model_dump(mode="json") for name, v in list(self._versions.items()) if name in names],
         }
         write_atomically(self._known, json.dumps(content).encode())
 

@@ -7,12 +7,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from registry.errors import RegistryDown, ShoalError
+from registry.errors import InteractionUnknown, RegistryDown, ShoalError
+from registry.records import now
 
 log = logging.getLogger("shoal.spool")
+PATIENCE_SECONDS = 3600.0
+"""How long feedback waits for the answer that it names to be recorded."""
 
 
 class Spool:
@@ -51,15 +55,25 @@ class Spool:
                     return 0
                 self._path.replace(self._replaying)
         taken = 0
+        early: list[dict[str, Any]] = []
         for line in self._replaying.read_text(encoding="utf-8").splitlines():
             try:
                 self._take(json.loads(line))
                 taken += 1
+            except InteractionUnknown as error:
+                # Its answer was given while Redis was away, too, and may not be recorded yet.
+                body = json.loads(line)
+                if _age(body) < PATIENCE_SECONDS:
+                    early.append(body)
+                else:
+                    log.warning("a spooled feedback item was refused: %s", error)
             except RegistryDown:
                 raise  # nothing is lost: the whole file is replayed again, what was taken is known by its id
             except (ShoalError, ValueError) as error:
                 # A half-written last line was never acknowledged; a refused body would be refused again for ever.
                 log.warning("a spooled feedback item was refused: %s", error)
+        if early:
+            self.add(early)
         self._replaying.unlink()
         return taken
 
@@ -70,3 +84,8 @@ class Spool:
                     log.info("%d spooled feedback items are in the registry", taken)
             except RegistryDown:
                 continue
+
+
+def _age(body: dict[str, Any]) -> float:
+    """Seconds since the feedback came."""
+    return (now() - datetime.fromisoformat(body["at"])).total_seconds() if "at" in body else float("inf")

@@ -304,12 +304,13 @@ def _own_settings() -> None:
 
 
 def _empty(home: Path) -> None:
-    """Only a home of ours is emptied."""
-    if home.exists() and any(home.iterdir()) and not (home / "redis").exists() and not (home / "logs").exists():
-        raise typer.BadParameter(
-            f"{home} is not empty and was not made by Shoal; choose another --home", param_hint="--home"
-        )
+    """Only a home that a demo made is emptied."""
+    mark = home / ".made-by-shoal-demo"
+    if home.exists() and any(home.iterdir()) and not mark.exists():
+        raise typer.BadParameter(f"{home} holds something else; choose an empty --home", param_hint="--home")
     shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    mark.touch()
 
 
 def _say(console: Console, number: int, sentence: str) -> None:

@@ -1,7 +1,8 @@
 """Confirm one finalist: what users would get from it and from the champion, item by item, on items the search never saw.
 
 The gate decides on generated answers where feedback says what was right (a correction, or an answer rated up): exact match.
-Without enough of those it decides on the ``preference`` of the likelihoods; 0.5 then stands for the champion itself.
+Without enough of those, or where even the champion does not repeat the answers that were rated up (free text, sampled), it
+decides on the ``preference`` of the likelihoods; 0.5 then stands for the champion itself.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from registry.records import SnapshotItem
+from swarm_worker.gate import MIN_ITEMS
 from swarm_worker.scoring.engine import Scored, ScoringEngine
 from swarm_worker.utilities import UTILITIES
 from swarm_worker.utilities.utility import Item
 
-MIN_CHECKABLE = 20
-"""Fewest checkable items on which exact match decides; below it an accuracy says next to nothing."""
+REPEATED = 0.5
+"""Share of the answers rated up that the champion must give again, word for word, for exact match to mean anything."""
 
 
 def rated(item: SnapshotItem) -> Item:
@@ -35,11 +37,11 @@ def confirm(
     checkable = [item for item in items if item.checkable and item.good is not None]
     corrected = sum(item.bad is not None for item in checkable)
     counts = {"corrected": corrected, "accepted": len(checkable) - corrected}
-    if len(checkable) >= MIN_CHECKABLE:
-        return (
-            _measured("exact_match", engine, champion, finalist, [rated(item) for item in checkable], max_tokens)
-            | counts
-        )
+    if len(checkable) >= MIN_ITEMS:
+        exact = _measured("exact_match", engine, champion, finalist, [rated(item) for item in checkable], max_tokens)
+        again = [score for item, score in zip(checkable, exact["before"], strict=True) if item.bad is None]
+        if not again or sum(again) >= REPEATED * len(again):
+            return exact | counts
     return _measured("preference", engine, champion, finalist, [rated(item) for item in items], max_tokens) | counts
 
 

@@ -123,12 +123,29 @@ class SliceScorer:
                 raise BadInput(f"Run {run_id} has no snapshot or no champion.", field="run")
             snapshot = Snapshot.model_validate(self.registry.artifacts.get_json(run.snapshot.digest))
             experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
+            self._scene = (
+                None  # from here on the engine holds this run's experts: the last run's scene is no longer true
+            )
             self.engine.set_experts(experts)
             champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
-            items = [rated(item) for item in snapshot.search]
+            items = [rated(item) for item in snapshot.search if self._usable(item)]
+            confirm_items = [item for item in snapshot.confirm if self._usable(item)]
             reference = UTILITIES[run.spec.utility].prepare(self.engine, champion, items)
-            self._scene = Scene(run, experts, items, list(snapshot.confirm), champion, reference)
+            self._scene = Scene(run, experts, items, confirm_items, champion, reference)
         return self._scene
+
+    def _usable(self, item: SnapshotItem) -> bool:
+        """Whether the base can read the item at all: its template takes the messages, and its context holds them."""
+        try:
+            for answer in (item.good, item.bad):
+                if answer is not None:
+                    pair = self.engine.tokenise(rated(item).question, answer)
+                    if len(pair) + self.settings.max_answer_tokens > self.engine.context:
+                        return False
+        except Exception as error:
+            log.info("item %s is left out: %s", item.digest, error)
+            return False
+        return True
 
     @contextmanager
     def _renewing(self, run_id: str, step: str, index: int) -> Iterator[None]:

@@ -133,12 +133,14 @@ async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) 
     """Move the champion back; instant where the version is still loaded, as the one before the champion always is."""
     from registry import rollout as rules
 
-    seen = await asyncio.to_thread(parts.registry.rollout, name)
-    if body.to is not None:
-        await asyncio.to_thread(parts.registry.version, name, body.to)
-    target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
-    if target is not None:
-        await _get_ready(parts, name, target)
+    seen, answered = await asyncio.to_thread(parts.registry.store.rollout, name, body.operation_id or "")
+    stale = body.expected_revision not in (None, seen.revision)
+    if answered is None and not stale:  # else the move itself answers: as the first time, or with 409
+        if body.to is not None:
+            await asyncio.to_thread(parts.registry.version, name, body.to)
+        target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
+        if target is not None:
+            await _get_ready(parts, name, target)
     rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **body.conditions()))
     return await _followed(parts, name, rollout)
 

@@ -59,6 +59,11 @@ class ScoringEngine(Protocol):
     # Part of the key under which a utility may be cached: two engines agree to float noise only.
     identity: str
 
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        ...
+
     def set_experts(self, folders: Sequence[Path]) -> None:
         """The experts that a ``Candidate``'s coefficients speak of; loaded once, a repeated call costs nothing."""
         ...

@@ -127,10 +127,14 @@ class TransformersEngine:
         )
         return output[:, input_ids.shape[1] :].tolist()
 
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
     def _require_context(self, length: int) -> None:
-        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and length > limit:
-            raise ValueError(f"an item of {length} tokens does not fit the model's context of {limit}")
+        if length > self.context:
+            raise ValueError(f"an item of {length} tokens does not fit the model's context of {self.context}")
 
     def _merge(self, scored: Scored) -> None:
         """Make the model's weights those of ``scored``."""

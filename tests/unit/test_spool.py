@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from registry.errors import BadInput, RegistryDown
+from registry.errors import BadInput, InteractionUnknown, RegistryDown
+from registry.records import now
 from service.spool import Spool
 
 
@@ -58,3 +59,21 @@ def test_a_body_that_is_refused_does_not_block_the_others(tmp_path: Path) -> Non
         file.write('{"id": "half')
     assert spool.replay() == 1
     assert taken == ["good"]
+
+
+def test_feedback_waits_for_the_answer_that_it_names(tmp_path: Path) -> None:
+    """The answer was given while Redis was away, too: its feedback is kept until the answer is recorded."""
+    taken: list[str] = []
+    recorded = False
+
+    def take(body: dict[str, Any]) -> None:
+        if not recorded:
+            raise InteractionUnknown(body["request_id"])
+        taken.append(body["id"])
+
+    spool = Spool(tmp_path / "feedback.jsonl", take)
+    spool.add([{"id": "a", "request_id": "req-1", "at": now().isoformat()}])
+    assert spool.replay() == 0
+    recorded = True
+    assert spool.replay() == 1
+    assert taken == ["a"]
