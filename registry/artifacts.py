@@ -77,8 +77,9 @@ class ArtifactStore:
             shutil.copyfile(folder / TENSORS, scratch / TENSORS)
             _sync(scratch / TENSORS)
             digest, size = digest_of_folder(scratch), _size(scratch)
-            if not self._whole(digest, scratch):
-                self._put(scratch, self._path(digest))
+            with self._locks[digest]:
+                if not self._whole(digest, scratch):
+                    self._put(scratch, digest)
         return Artifact(digest, size)
 
     def fetch(self, digest: str) -> Path:
@@ -156,13 +157,16 @@ class ArtifactStore:
             return all(self._fs.size(f"{path}/{name}") == (scratch / name).stat().st_size for name in (CONFIG, TENSORS))
         return False
 
-    def _put(self, scratch: Path, path: str) -> None:
+    def _put(self, scratch: Path, digest: str) -> None:
+        path = self._path(digest)
         if not self._local:
             for name in (TENSORS, CONFIG):
                 self._fs.put_file(str(scratch / name), f"{path}/{name}")
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         if Path(path).exists():
+            if digest_of_folder(Path(path)) == digest:
+                return  # another process was faster: what is whole is never taken away, not even for a moment
             _drop(Path(path))
         _settle(scratch, Path(path))
 
