@@ -52,7 +52,7 @@ check: install
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-# Trains the base and the experts anew (at most 30 minutes on two cores) and writes the record and the model card.
+# Trains the base and the experts anew (32 minutes on two cores that other work shared) and writes the record and the model card.
 starter: install
 	$(PY) -m starter.build
 
