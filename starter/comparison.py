@@ -8,13 +8,13 @@ from pathlib import Path
 
 from registry.records import Run, Snapshot
 from starter.skills import Item
-from swarm_worker.baselines import BASELINES
+from swarm_worker.baselines import BASELINES, Contender, Setting, Single
 from swarm_worker.confirm import rated
 from swarm_worker.gate import Interval, paired_bootstrap
-from swarm_worker.hull import ExpertStack
-from swarm_worker.scoring.engine import BASE, AdapterFolder, Candidate, Scored
+from swarm_worker.scorer import Scorer
+from swarm_worker.scoring.engine import BASE, AdapterFolder, Asked, Prompt
 from swarm_worker.scoring.transformers import TransformersEngine
-from swarm_worker.utilities import UTILITIES, mean
+from swarm_worker.utilities import UTILITIES
 
 MAX_TOKENS = 24
 
@@ -31,54 +31,54 @@ class Comparison:
 
 def contenders(
     engine: TransformersEngine,
+    base: Path,
     run: Run,
     snapshot: Snapshot,
     folders: Sequence[Path],
     adapted: Path,
     scratch: Path,
     max_rank: int,
-) -> dict[str, Scored]:
-    """Everybody who is compared. The best expert was chosen on search items; the random search in the same hull climbed on
-    the same items with the same utility for as many evaluations, and is cut to the same rank as what is served."""
+) -> dict[str, Contender]:
+    """Everybody who is compared. Baselines have the run's own search items, utility and budget of evaluations, starts
+    included, and are cut to the same rank as what is served."""
     engine.set_experts(list(folders))
-    n = len(folders)
-    names = [expert.name for expert in run.experts]
-    champion = next(
-        i for i, expert in enumerate(run.experts) if run.champion and expert.version == run.champion.version
+    champion = AdapterFolder(
+        next(
+            folder
+            for folder, expert in zip(folders, run.experts, strict=True)
+            if run.champion and expert.version == run.champion.version
+        )
     )
-    best = names.index(run.best_expert or names[0])
-    found = random_in_hull(engine, run, snapshot, AdapterFolder(folders[champion]))
-    ExpertStack.load(list(folders)).write(found, scratch / "random", space=run.spec.space, max_rank=max_rank)
+    items = [rated(item) for item in snapshot.search]
+    setting = Setting(
+        scorer=Scorer(engine, UTILITIES[run.spec.utility], items, space=run.spec.space, reference=champion),
+        folders=tuple(folders),
+        names=tuple(expert.name for expert in run.experts),
+        evaluations=run.item_generations // len(items),
+        seed=run.spec.seed,
+        scratch=scratch,
+        max_rank=max_rank,
+        base=base,
+    )
+    found = {name: BASELINES[name](setting).contender for name in ("best_expert", "uniform_soup", "random_in_hull")}
     return {
-        "base": BASE,
-        "best_expert": AdapterFolder(folders[best]),
-        "champion_before": AdapterFolder(folders[champion]),
-        "adapted": AdapterFolder(adapted),
-        "uniform_soup": Candidate((1 / n,) * n, run.spec.space),
-        "random_in_hull": AdapterFolder(scratch / "random"),
+        "base": Single(BASE),
+        "best_expert": found["best_expert"],
+        "champion_before": Single(champion),
+        "adapted": Single(AdapterFolder(adapted)),
+        "uniform_soup": found["uniform_soup"],
+        "random_in_hull": found["random_in_hull"],
     }
 
 
-def random_in_hull(engine: TransformersEngine, run: Run, snapshot: Snapshot, champion: Scored) -> tuple[float, ...]:
-    """The best of random positions in the hull, at exactly the run's own budget of evaluations, starts included."""
-    items = [rated(item) for item in snapshot.search]
-    utility = UTILITIES[run.spec.utility]
-    reference = utility.prepare(engine, champion, items)
-
-    def score(coefficients: tuple[float, ...]) -> float:
-        return mean(utility.scores(engine, Candidate(coefficients, run.spec.space), items, reference))
-
-    budget = run.item_generations // len(items)
-    return BASELINES["random_in_hull"](score, len(run.experts), budget, run.spec.seed)
-
-
 def compare(
-    engine: TransformersEngine, everybody: dict[str, Scored], items: Sequence[Item], *, seed: int
+    engine: TransformersEngine, everybody: dict[str, Contender], items: Sequence[Item], *, seed: int
 ) -> Comparison:
     """Let everybody answer the same items greedily; a right answer is an exactly right one."""
     right = {}
-    for name, scored in everybody.items():
-        answers = engine.generate(scored, [[{"role": "user", "content": item.prompt}] for item in items], MAX_TOKENS)
+    questions: tuple[Prompt, ...] = tuple([{"role": "user", "content": item.prompt}] for item in items)
+    for name, contender in everybody.items():
+        answers = contender.told(engine, Asked(answers=questions, max_tokens=MAX_TOKENS)).answers
         right[name] = [float(item.is_right(answer)) for item, answer in zip(items, answers, strict=True)]
     return Comparison(
         n=len(items),

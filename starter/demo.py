@@ -274,7 +274,14 @@ def _measure(story: Story, prepared: Prepared, held_out: list[Item], scratch: Pa
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     engine = TransformersEngine.load(story.pack.base)
     everybody = comparison.contenders(
-        engine, run, snapshot, prepared.folders, prepared.adapted, scratch, prepared.registry.settings.max_lora_rank
+        engine,
+        story.pack.base,
+        run,
+        snapshot,
+        prepared.folders,
+        prepared.adapted,
+        scratch,
+        prepared.registry.settings.max_lora_rank,
     )
     return comparison.compare(engine, everybody, held_out, seed=story.seed)
 

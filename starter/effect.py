@@ -14,11 +14,12 @@ from statistics import fmean, stdev
 from starter.skills import Item, check_disjoint, items
 from swarm_worker import search
 from swarm_worker.hull import ExpertStack
-from swarm_worker.scoring.engine import AdapterFolder, Candidate, Scored
+from swarm_worker.scoring.engine import AdapterFolder, Candidate, Scored, answers_of
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.search import Outcome
 from swarm_worker.utilities.preference import Preference
 from swarm_worker.utilities.utility import Item as RatedItem
+from swarm_worker.utilities.utility import measure, reference_of
 
 MAX_TOKENS = 24
 SERVED_RANK = 16  # the starter service's ``max_lora_rank``
@@ -66,7 +67,7 @@ def measure_effect(base: Path, experts: Sequence[Path], scratch: Path, how: Adap
 
 def feedback(engine: TransformersEngine, champion: Scored, asked: Sequence[Item]) -> list[RatedItem]:
     """What users say to the champion's greedy answers: right ones are rated up, wrong ones corrected."""
-    answers = engine.generate(champion, [_chat(item) for item in asked], MAX_TOKENS)
+    answers = answers_of(engine, champion, [_chat(item) for item in asked], MAX_TOKENS)
     return [
         RatedItem(messages=_chat(item), good=item.answer, bad=None if item.is_right(answer) else answer)
         for item, answer in zip(asked, answers, strict=True)
@@ -78,15 +79,13 @@ def climb(
 ) -> tuple[float, ...]:
     """The best coefficients that CMA-ES finds on the feedback within the budget of evaluations."""
     utility = Preference(beta=how.beta)
-    reference = utility.prepare(engine, champion, rated)
+    reference = reference_of(utility, engine, champion, rated)
     budget = {"max_evaluations": how.evaluations, "max_generations": how.evaluations}
     optimizer = search.make("cma_es", n_experts=n, seed=seed, **budget)
     while not optimizer.should_stop:
-        outcomes = []
-        for move in optimizer.ask():
-            scores = utility.scores(engine, Candidate(move.coefficients), rated, reference)
-            outcomes.append(Outcome.of(move, fmean(scores)))
-        optimizer.tell(outcomes)
+        moves = optimizer.ask()
+        scores = measure(utility, engine, [Candidate(move.coefficients) for move in moves], rated, reference)
+        optimizer.tell([Outcome.of(move, score.utility) for move, score in zip(moves, scores, strict=True)])
     if optimizer.best is None:
         raise RuntimeError("no position of the search could be scored")
     return optimizer.best.coefficients
@@ -94,7 +93,7 @@ def climb(
 
 def right(engine: TransformersEngine, scored: Scored, asked: Sequence[Item]) -> list[float]:
     """Per item, 1.0 where the greedy answer is exactly right."""
-    answers = engine.generate(scored, [_chat(item) for item in asked], MAX_TOKENS)
+    answers = answers_of(engine, scored, [_chat(item) for item in asked], MAX_TOKENS)
     return [float(item.is_right(answer)) for item, answer in zip(asked, answers, strict=True)]
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from registry.records import SnapshotItem
 from swarm_worker.gate import MIN_ITEMS
 from swarm_worker.scoring.engine import Scored, ScoringEngine
-from swarm_worker.utilities import UTILITIES
-from swarm_worker.utilities.utility import Item
+from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
 
 REPEATED = 0.5
 """Share of the answers rated up that the champion must give again, word for word, for exact match to mean anything."""
@@ -46,12 +45,9 @@ def confirm(
 
 
 def _measured(
-    measure: str, engine: ScoringEngine, champion: Scored, finalist: Scored, items: list[Item], max_tokens: int
+    name: str, engine: ScoringEngine, champion: Scored, finalist: Scored, items: list[Item], max_tokens: int
 ) -> dict[str, Any]:
-    utility = UTILITIES[measure]
-    reference = utility.prepare(engine, champion, items)
-    return {
-        "measure": measure,
-        "before": utility.scores(engine, champion, items, reference),
-        "after": utility.scores(engine, finalist, items, reference),
-    }
+    utility = UTILITIES[name]
+    reference = reference_of(utility, engine, champion, items)
+    before, after = measure(utility, engine, [champion, finalist], items, reference)
+    return {"measure": name, "before": list(before.values), "after": list(after.values)}

@@ -1,20 +1,21 @@
-"""Read one PEFT LoRA folder: its factors with their scaling, or the reason why it cannot be mixed."""
+"""Read one PEFT LoRA folder: what it adapts, its factors one by one, or the reason why it cannot be mixed."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 TENSOR_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+# How a file's header calls the types that an expert may be stored in. A stack holds float64 as float32.
+STORED_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float32}
 
 # Features that change what an adapter computes: a sum of B A products would not be the sum of such experts.
 REFUSED_FEATURES = {
@@ -44,43 +45,70 @@ class UnusableExpert(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
-    """dW = b @ a: ``a`` (r, d_in), ``b`` (d_out, r), float32, scaling in b."""
+class AdaptedModule:
+    """What an expert has for one module: dW = scaling * B A, A (rank, d_in), B (d_out, rank), in ``dtype``."""
 
-    a: torch.Tensor
-    b: torch.Tensor
+    rank: int
+    d_out: int
+    d_in: int
+    scaling: float
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """A LoRA adapter's factors by module name (as in the base model)."""
+    """A LoRA adapter in its folder: what it adapts, by module name (as in the base model). Holds no tensor."""
 
     folder: Path
     base_model: str | None
-    modules: dict[str, Factors]
+    modules: dict[str, AdaptedModule]
+
+    def factors(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """(module, A, B) as stored, without scaling, one module in memory at a time. Raises ``UnusableExpert`` at a value
+        that is not finite."""
+        try:
+            with safe_open(self.folder / "adapter_model.safetensors", framework="pt") as stored:
+                for module in self.modules:
+                    yield module, self._finite(stored, module, "A"), self._finite(stored, module, "B")
+        except (OSError, SafetensorError) as error:
+            raise UnusableExpert(self.folder, f"adapter_model.safetensors cannot be read ({error})") from error
+
+    def _finite(self, stored: Any, module: str, factor: str) -> torch.Tensor:
+        name = f"base_model.model.{module}.lora_{factor}.weight"
+        tensor: torch.Tensor = stored.get_tensor(name)
+        if not torch.isfinite(tensor).all():
+            raise UnusableExpert(self.folder, f"the tensor {name} has values that are not finite")
+        return tensor
 
     def require_shape(self, module: str, d_out: int, d_in: int) -> None:
-        factors = self.modules[module]
-        actual = (factors.b.shape[0], factors.a.shape[1])
+        actual = (self.modules[module].d_out, self.modules[module].d_in)
         if actual != (d_out, d_in):
             raise UnusableExpert(self.folder, f"{module} is {actual}, another expert's is {(d_out, d_in)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 def read_expert(folder: Path) -> Expert:
-    """Read ``adapter_config.json`` and ``adapter_model.safetensors``. Raises ``UnusableExpert`` with the reason."""
+    """Read ``adapter_config.json`` and the header of ``adapter_model.safetensors``, no tensor yet.
+
+    Raises ``UnusableExpert`` with the reason.
+    """
     config = _read_config(folder)
-    tensors = _read_tensors(folder)
+    header = _read_header(folder)
     modules = {}
-    for module in sorted({name for name, _ in tensors}):
-        a, b = tensors.get((module, "A")), tensors.get((module, "B"))
+    for module in sorted({name for name, _ in header}):
+        a, b = header.get((module, "A")), header.get((module, "B"))
         if a is None or b is None:
             raise UnusableExpert(folder, f"{module} has only one of lora_A and lora_B")
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            raise UnusableExpert(
-                folder, f"{module}: lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} do not multiply"
-            )
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+            raise UnusableExpert(folder, f"{module}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
         scaling = _scaling(folder, config, module, rank=a.shape[0])
-        modules[module] = Factors(a.float(), b.float() * scaling)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        modules[module] = AdaptedModule(a.shape[0], b.shape[0], a.shape[1], scaling, dtype)
     return Expert(folder, config.get("base_model_name_or_path"), modules)
 
 
@@ -102,22 +130,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(folder: Path) -> dict[tuple[str, str], torch.Tensor]:
+def _read_header(folder: Path) -> dict[tuple[str, str], _Stored]:
+    header = {}
     try:
-        stored = load_file(folder / "adapter_model.safetensors")
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - a safe_open is no mapping
+                match = TENSOR_NAME.fullmatch(name)
+                if match is None:
+                    raise UnusableExpert(folder, f"the tensor {name} is not a LoRA factor of a linear module")
+                part = stored.get_slice(name)
+                if part.get_dtype() not in STORED_DTYPES:
+                    raise UnusableExpert(folder, f"the tensor {name} is stored as {part.get_dtype()}, not as a float")
+                dtype = STORED_DTYPES[part.get_dtype()]
+                header[match["module"], match["factor"]] = _Stored(tuple(part.get_shape()), dtype)
     except (OSError, SafetensorError) as error:
         raise UnusableExpert(folder, f"adapter_model.safetensors cannot be read ({error})") from error
-    tensors = {}
-    for name, tensor in stored.items():
-        match = TENSOR_NAME.fullmatch(name)
-        if match is None:
-            raise UnusableExpert(folder, f"the tensor {name} is not a LoRA factor of a linear module")
-        if not torch.isfinite(tensor).all():
-            raise UnusableExpert(folder, f"the tensor {name} has values that are not finite")
-        tensors[match["module"], match["factor"]] = tensor
-    if not tensors:
+    if not header:
         raise UnusableExpert(folder, "it has no tensors")
-    return tensors
+    return header
 
 
 def _scaling(folder: Path, config: dict[str, Any], module: str, rank: int) -> float:

@@ -1,97 +1,150 @@
-"""From coefficients to an adapter: the experts' LoRA factors, stacked once, and what a mix of them is.
+"""From coefficients to adapters: the experts' LoRA factors, stacked once, and what any mix of them is.
 
-Two ways to mix (``space``), with c the coefficients and dW_i = B_i A_i the update of expert i:
-
-- ``delta``:   dW = sum_i c_i * B_i A_i, exactly; its rank is at most the sum of the experts' ranks;
-- ``factors``: dW = (sum_i c_i B_i) (sum_i c_i A_i), as Model Swarms publishes it (arXiv:2410.11163): an expert's own
-  update weighs c_i ** 2, and there are cross terms; exact only where the experts share A.
-
-The expert's scaling (alpha / r, or alpha / sqrt(r) with rsLoRA) is part of B from the moment it is loaded.
+A position has one coefficient per column and layer group (``HullOptions``). What a mix is, in ``delta`` and in ``factors``
+space, stands in ``stacked_factors.py``. Memory is the experts as they are stored, plus what is asked for.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
+from swarm_worker.block import Block
+from swarm_worker.cut import Cut, CutFactors, cut_factors
+from swarm_worker.dare import copy_rng, drop_and_rescale
 from swarm_worker.expert import Expert, read_expert
+from swarm_worker.hull_options import HullOptions
+from swarm_worker.peft_folder import ExportDtype, write_peft_folder
+from swarm_worker.stacked_factors import SPACES, MixedFactors, Space, StackedFactors, require_one_rank
 
-Space = Literal["delta", "factors"]
-ExportDtype = Literal["bfloat16", "float32"]
+__all__ = ["Cut", "ExpertStack", "ExportDtype", "HullOptions", "MixedFactors", "Space", "StackedFactors"]
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How an adapter was written: its rank, and the share of the update's squared norm that the rank kept (1: all)."""
-
-    rank: int
-    retained_energy: float
-
-
-@dataclass(frozen=True, slots=True)
-class StackedFactors:
-    """One module's factors of all n experts, float32: ``a`` (n, r, d_in), ``b`` (n, d_out, r), scaling in b.
-
-    Lower ranks, and experts that leave the module alone (rank 0), are filled with zeros; ``ranks`` says where.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    ranks: tuple[int, ...]
-
-    def mix(self, coefficients: Sequence[float], space: Space) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors (d_out, R), (R, d_in) of the mix. R is r for factors; for delta it is the sum of the ranks of the
-        experts whose coefficient is not 0."""
-        c = torch.tensor(coefficients, dtype=self.a.dtype)
-        if space == "factors":
-            return torch.einsum("n,nor->or", c, self.b), torch.einsum("n,nri->ri", c, self.a)
-        weighted = (self.b * c.view(-1, 1, 1)).permute(1, 0, 2).flatten(1)  # (d_out, n * r)
-        stacked = self.a.flatten(0, 1)  # (n * r, d_in)
-        width = self.a.shape[1]
-        kept = [i * width + j for i, rank in enumerate(self.ranks) if coefficients[i] for j in range(rank)]
-        return (weighted, stacked) if len(kept) == len(stacked) else (weighted[:, kept], stacked[kept])
+LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+NO_OPTIONS = HullOptions()
 
 
 class ExpertStack:
-    """n experts of one base model, ready to be mixed. Modules are named as in the base model, sorted."""
+    """The experts of one base model, ready to be mixed. Modules are named as in the base model, sorted.
 
-    def __init__(self, modules: dict[str, StackedFactors], n_experts: int, base_model: str | None) -> None:
+    ``n_experts`` counts the columns: experts, their sparse copies, and the base where it is one. ``modules`` has each
+    module's ``StackedFactors``, ``groups`` the number of layer groups, ``dimensions`` the coefficients of a position.
+    """
+
+    def __init__(self, modules: dict[str, StackedFactors], n_files: int, base_model: str | None, options: HullOptions):
         self.modules = modules
-        self.n_experts = n_experts
+        self.options = options
         self.base_model = base_model
+        self.n_experts = options.columns(n_files)
+        self.groups = options.layer_groups
+        self.dimensions = options.dimensions(n_files)
+        self._group = _layer_groups(list(modules), options.layer_groups)
 
     @classmethod
-    def load(cls, folders: list[Path]) -> Self:
-        """Read PEFT LoRA folders, in the order of the coefficients.
+    def load(cls, folders: Sequence[Path], options: HullOptions = NO_OPTIONS) -> Self:
+        """Read PEFT LoRA folders, in the order of the coefficients: one stack in the experts' own dtype (promoted where
+        they differ), filled in place, and at no time more of a file than one module beside it.
 
         Raises ``UnusableExpert`` (a ``ValueError``) where a folder is not a plain LoRA, or where two experts disagree
-        about the shape of a module.
+        about the shape of a module; ``ValueError`` where there are more layer groups than layers.
         """
         if not folders:
             raise ValueError("an expert stack needs at least one folder")
-        return cls.of([read_expert(folder) for folder in folders])
+        return cls.of([read_expert(Path(folder)) for folder in folders], options)
 
     @classmethod
-    def of(cls, experts: Sequence[Expert]) -> Self:
+    def of(cls, experts: Sequence[Expert], options: HullOptions = NO_OPTIONS) -> Self:
         names = sorted({name for expert in experts for name in expert.modules})
-        modules = {name: _stack(name, experts) for name in names}
-        return cls(modules, len(experts), experts[0].base_model)
+        stack = cls(
+            {name: _room(name, experts, options) for name in names}, len(experts), experts[0].base_model, options
+        )
+        for index, expert in enumerate(experts):
+            for module, a, b in expert.factors():
+                stack.modules[module].put(index, a, b)
+                for number in range(1, options.sparse_copies + 1):
+                    rng = copy_rng(options.seed, index, number, module)
+                    sparse = [drop_and_rescale(factor, options.density, rng) for factor in (a, b)]
+                    stack.modules[module].put(number * len(experts) + index, *sparse)
+        return stack
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same stack on a device: mixes are computed there, and given there."""
+        moved = copy.copy(self)
+        moved.modules = {name: stacked.to(device) for name, stacked in self.modules.items()}
+        return moved
+
+    def require_space(self, space: Space) -> None:
+        """Raises ``ValueError`` where ``space`` is unknown, or where these experts have no mix in it: ask before a search
+        begins, not in its first generation."""
+        if space not in SPACES:
+            raise ValueError(f"space must be one of {', '.join(SPACES)}, not {space!r}")
+        if space == "factors":
+            for stacked in self.modules.values():
+                require_one_rank(stacked.ranks)
+
+    def names(self, experts: Sequence[str]) -> list[str]:
+        """The names of the columns, from those of the folders that were loaded."""
+        return self.options.names(experts)
+
+    def group(self, module: str) -> int:
+        """The layer group that a module belongs to."""
+        return self._group[module]
+
+    def stacked(self, module: str) -> StackedFactors:
+        """What a forward pass needs to answer as many positions at once: A (R, d_in), B (d_out, R), as stored.
+
+        In delta space dW x = B (w * (A x)), with each position's w a row of ``row_weights``.
+        """
+        return self.modules[module]
+
+    def row_weights(self, module: str, positions: Sequence[Sequence[float]] | torch.Tensor) -> torch.Tensor:
+        """(N, dimensions) positions to the (N, R) float32 weights of one module's rows: dW = B diag(w) A (delta space).
+
+        Scaling and layer groups are in them; float32 on the stack's device.
+        """
+        return self.modules[module].row_weights(self._of_group(self._matrix(positions), module))
 
     def update(self, module: str, coefficients: Sequence[float], space: Space = "delta") -> torch.Tensor:
-        """dW of one module, (d_out, d_in) float32."""
-        b, a = self.modules[module].mix(self._checked(coefficients, space), space)
+        """dW of one module at one position, (d_out, d_in) float32."""
+        b, a = self.modules[module].mix(self._of_module(self._checked(coefficients, space), module), space)
         return b @ a
+
+    def generation(
+        self, positions: Sequence[Sequence[float]] | torch.Tensor, space: Space
+    ) -> Iterator[tuple[str, MixedFactors]]:
+        """Each module with its factors at all N positions, in one pass over the stacked experts.
+
+        ``positions`` (N, dimensions). A module's factors are computed when they are asked for: whoever keeps none holds
+        the stack and one module of the generation.
+        """
+        matrix = self._matrix(positions)
+        self.require_space(space)
+        return (
+            (name, stacked.generation(self._of_group(matrix, name), space)) for name, stacked in self.modules.items()
+        )
+
+    def block(self, n: int, space: Space) -> Block:
+        """Memory for ``materialise`` with n positions: that of n adapters."""
+        self.require_space(space)
+        return Block(sum(stacked.room(n, space) for stacked in self.modules.values()), self._device)
+
+    def materialise(
+        self, positions: Sequence[Sequence[float]] | torch.Tensor, space: Space, block: Block | None = None
+    ) -> dict[str, MixedFactors]:
+        """All of ``generation`` at once, by module. With a ``block`` in its memory, over what it held before: a search
+        that keeps one for all its generations pays for the memory once."""
+        matrix = self._matrix(positions)
+        block = block or self.block(len(matrix), space)
+        block.take_back()
+        return {
+            name: stacked.generation(self._of_group(matrix, name), space, block.take)
+            for name, stacked in self.modules.items()
+        }
 
     def write(
         self,
@@ -99,115 +152,88 @@ class ExpertStack:
         folder: Path,
         *,
         space: Space,
-        max_rank: int,
+        max_rank: int | None = None,
         dtype: ExportDtype = "bfloat16",
     ) -> Cut:
         """Write the mix as a PEFT LoRA folder with alpha == r, so that its scaling is 1.
 
-        Exact (but for ``dtype``) where its rank is at most ``max_rank``; else each module is cut to its ``max_rank``
-        largest singular values. The same coefficients give the same bytes. The folder appears complete or not at all;
-        raises ``FileExistsError`` where there is one already. In bfloat16 it is half as large and answers the same: on
-        the starter pack 1,000 of 1,000 greedy answers, likelihoods within .0007 (docs/log.md).
+        Exact (but for ``dtype``) without ``max_rank``, and where its rank is at most that: in delta space the sum of the
+        ranks of the experts whose coefficient is not 0. Else each module is cut to its ``max_rank`` largest singular
+        values. The same coefficients give the same bytes. The folder appears complete or not at all; raises
+        ``FileExistsError`` where there is one already. In bfloat16 it is half as large and answers the same: on the
+        starter pack 1,000 of 1,000 greedy answers, likelihoods within .0007 (docs/log.md).
         """
         coefficients = self._checked(coefficients, space)
-        if max_rank < 1:
+        if max_rank is not None and max_rank < 1:
             raise ValueError(f"max_rank must be 1 or more, not {max_rank}")
-        factors = {name: stacked.mix(coefficients, space) for name, stacked in self.modules.items()}
-        retained = 1.0
-        if max(b.shape[1] for b, _ in factors.values()) > max_rank:
-            factors, retained = _cut(factors, max_rank)
-        rank = max(1, *(b.shape[1] for b, _ in factors.values()))
-        _write_folder(folder, _peft_config(self, rank), _peft_tensors(factors, rank, DTYPES[dtype]))
-        return Cut(rank, retained)
+        rank = max(
+            stacked.rank_of(self._of_module(coefficients, name), space) for name, stacked in self.modules.items()
+        )
+        limit = max_rank if max_rank is not None and rank > max_rank else None
+        rank, kept, total = max(1, limit or rank), 0.0, 0.0
+
+        def factors() -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+            nonlocal kept, total
+            for name, stacked in self.modules.items():
+                b, a = stacked.mix(self._of_module(coefficients, name), space)
+                if limit is not None:
+                    cut: CutFactors = cut_factors(b, a, limit)
+                    b, a, kept, total = cut.b, cut.a, kept + cut.kept, total + cut.total
+                yield name, b, a
+
+        write_peft_folder(folder, factors(), rank=rank, base_model=self.base_model, dtype=dtype)
+        return Cut(rank, kept / total if total > 0 else 1.0)
 
     def _checked(self, coefficients: Sequence[float], space: Space) -> Sequence[float]:
-        if len(coefficients) != self.n_experts:
-            raise ValueError(f"{len(coefficients)} coefficients for {self.n_experts} experts")
-        if space not in ("delta", "factors"):
-            raise ValueError(f"space must be one of delta, factors, not {space!r}")
+        self.require_space(space)
+        if len(coefficients) != self.dimensions:
+            raise ValueError(f"{len(coefficients)} coefficients for {self._wanted()}")
         return coefficients
 
+    def _matrix(self, positions: Sequence[Sequence[float]] | torch.Tensor) -> torch.Tensor:
+        matrix = torch.as_tensor(positions, dtype=torch.float32, device=self._device)
+        if matrix.ndim != 2 or matrix.shape[1] != self.dimensions:
+            raise ValueError(f"positions of shape {tuple(matrix.shape)} for {self._wanted()}")
+        return matrix
 
-def _stack(name: str, experts: Sequence[Expert]) -> StackedFactors:
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.modules.values())).scaling.device
+
+    def _wanted(self) -> str:
+        experts = f"{self.n_experts} experts"
+        return experts if self.groups == 1 else f"{experts} in each of {self.groups} layer groups"
+
+    def _of_module(self, coefficients: Sequence[float], module: str) -> Sequence[float]:
+        first = self._group[module] * self.n_experts
+        return coefficients[first : first + self.n_experts]
+
+    def _of_group(self, matrix: torch.Tensor, module: str) -> torch.Tensor:
+        first = self._group[module] * self.n_experts
+        return matrix[:, first : first + self.n_experts]
+
+
+def _room(name: str, experts: Sequence[Expert], options: HullOptions) -> StackedFactors:
+    """The unfilled stack of one module."""
     present = [expert.modules[name] for expert in experts if name in expert.modules]
-    d_out, d_in = present[0].b.shape[0], present[0].a.shape[1]
-    rank = max(factors.a.shape[0] for factors in present)
-    a = torch.zeros(len(experts), rank, d_in)
-    b = torch.zeros(len(experts), d_out, rank)
-    for i, expert in enumerate(experts):
-        factors = expert.modules.get(name)
-        if factors is not None:
-            expert.require_shape(name, d_out, d_in)
-            a[i, : factors.a.shape[0]] = factors.a
-            b[i, :, : factors.b.shape[1]] = factors.b
-    ranks = [expert.modules[name].a.shape[0] if name in expert.modules else 0 for expert in experts]
-    return StackedFactors(a, b, tuple(ranks))
+    for expert in experts:
+        if name in expert.modules:
+            expert.require_shape(name, present[0].d_out, present[0].d_in)
+    ranks = [expert.modules[name].rank if name in expert.modules else 0 for expert in experts]
+    scaling = [expert.modules[name].scaling if name in expert.modules else 0.0 for expert in experts]
+    base, times = [0] * options.include_base, 1 + options.sparse_copies  # the base is a column without a row
+    dtype = reduce(torch.promote_types, (module.dtype for module in present))
+    shape = present[0].d_out, present[0].d_in
+    return StackedFactors.empty(ranks * times + base, scaling * times + [0.0] * len(base), *shape, dtype)
 
 
-Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
-
-
-def _cut(factors: Factors, max_rank: int) -> tuple[Factors, float]:
-    """Each module's best approximation of rank ``max_rank`` (Eckart-Young), and the share of squared norm kept in all.
-
-    B = Q_b R_b and A^T = Q_a R_a, so BA = Q_b (R_b R_a^T) Q_a^T: the SVD is of a matrix as small as the rank.
-    """
-    cut: Factors = {}
-    kept = total = 0.0
-    for name, (b, a) in factors.items():
-        q_b, r_b = torch.linalg.qr(b.double())
-        q_a, r_a = torch.linalg.qr(a.double().T)
-        u, s, vt = torch.linalg.svd(r_b @ r_a.T)
-        rank = min(max_rank, len(s))
-        root = s[:rank].sqrt()
-        cut_b = q_b @ (u[:, :rank] * root)
-        cut_a = (root[:, None] * vt[:rank]) @ q_a.T
-        # A singular pair is known but for its sign: fix it, or another LAPACK writes other bytes.
-        largest = cut_b.abs().argmax(dim=0)
-        sign = torch.where(cut_b[largest, torch.arange(rank)] < 0, -1.0, 1.0)
-        cut[name] = ((cut_b * sign).float(), (cut_a * sign[:, None]).float())
-        kept += float(s[:rank].square().sum())
-        total += float(s.square().sum())
-    return cut, kept / total if total > 0 else 1.0
-
-
-def _peft_config(stack: ExpertStack, rank: int) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": stack.base_model,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "target_modules": sorted({name.rpartition(".")[2] for name in stack.modules}),
-    }
-
-
-def _peft_tensors(factors: Factors, rank: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, (b, a) in factors.items():
-        missing = rank - b.shape[1]
-        padded_b = nn.functional.pad(b, (0, missing))
-        padded_a = nn.functional.pad(a, (0, 0, 0, missing))
-        tensors[f"base_model.model.{name}.lora_A.weight"] = padded_a.to(dtype).contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = padded_b.to(dtype).contiguous()
-    return tensors
-
-
-def _write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)  # mkdtemp makes it private; a registry and a service read it
-        (unfinished / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
-        unfinished.replace(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+def _layer_groups(modules: Sequence[str], groups: int) -> dict[str, int]:
+    """Module to group: runs of consecutive layers, equal but for one layer; a module without a number is in the last."""
+    numbers = {name: int(match[1]) for name in modules if (match := LAYER_NUMBER.search(name))}
+    layers = sorted(set(numbers.values()))
+    if groups > max(1, len(layers)):
+        raise ValueError(
+            f"layer_groups must be at most {max(1, len(layers))}, the layers that are adapted, not {groups}"
+        )
+    place = {layer: index * groups // len(layers) for index, layer in enumerate(layers)}
+    return {name: place[numbers[name]] if name in numbers else groups - 1 for name in modules}

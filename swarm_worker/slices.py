@@ -25,12 +25,11 @@ from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.hull import ExpertStack
-from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine
+from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
-from swarm_worker.utilities import UTILITIES
-from swarm_worker.utilities.utility import Item, Reference
+from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
 
 log = logging.getLogger("shoal.slices")
 MOST_CLAIMS = 5
@@ -46,7 +45,7 @@ class Scene:
     search: list[Item]
     confirm: list[SnapshotItem]
     champion: AdapterFolder
-    reference: Reference
+    reference: Told | None
 
 
 class SliceScorer:
@@ -80,21 +79,20 @@ class SliceScorer:
             scene = self._enter(run_id)
             if "moves" not in work:
                 return self._confirm(scene, tuple(work["coefficients"]))
-            return {"outcomes": [self._outcome(scene, Move.from_json(move)).to_json() for move in work["moves"]]}
+            moves = [Move.from_json(move) for move in work["moves"]]
+            return {"outcomes": [outcome.to_json() for outcome in self._outcomes(scene, moves)]}
         except RegistryDown:
             raise  # nothing could be reported either; the slice is sent again
         except Exception as error:
             log.exception("a slice of run %s failed", run_id)
             return _failed(work, f"{type(error).__name__}: {error}")
 
-    def _outcome(self, scene: Scene, move: Move) -> Outcome:
+    def _outcomes(self, scene: Scene, moves: list[Move]) -> list[Outcome]:
+        """All positions of the slice in one question to the engine."""
         utility = UTILITIES[scene.run.spec.utility]
-        candidate = Candidate(move.coefficients, scene.run.spec.space)
-        try:
-            scores = utility.scores(self.engine, candidate, scene.search, scene.reference)
-        except ValueError as error:
-            return Outcome.of(move, None, str(error))
-        return Outcome.of(move, sum(scores) / len(scores))
+        candidates = [Candidate(move.coefficients, scene.run.spec.space) for move in moves]
+        scores = measure(utility, self.engine, candidates, scene.search, scene.reference)
+        return [Outcome.of(move, score.utility) for move, score in zip(moves, scores, strict=True)]
 
     def _confirm(self, scene: Scene, coefficients: tuple[float, ...]) -> dict[str, Any]:
         """Cut the finalist to what is served, store it, and score it and the champion on the items the search never saw."""
@@ -130,7 +128,7 @@ class SliceScorer:
             champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
             items = [rated(item) for item in snapshot.search if self._usable(item)]
             confirm_items = [item for item in snapshot.confirm if self._usable(item)]
-            reference = UTILITIES[run.spec.utility].prepare(self.engine, champion, items)
+            reference = reference_of(UTILITIES[run.spec.utility], self.engine, champion, items)
             self._scene = Scene(run, experts, items, confirm_items, champion, reference)
         return self._scene
 
@@ -139,8 +137,8 @@ class SliceScorer:
         try:
             for answer in (item.good, item.bad):
                 if answer is not None:
-                    pair = self.engine.tokenise(rated(item).question, answer)
-                    if len(pair) + self.settings.max_answer_tokens > self.engine.context:
+                    tokens = self.engine.length(rated(item).question, answer)
+                    if tokens + self.settings.max_answer_tokens > self.engine.context:
                         return False
         except Exception as error:
             log.info("item %s is left out: %s", item.digest, error)

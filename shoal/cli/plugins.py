@@ -20,6 +20,7 @@ KNOWN = {
     "demo": "The whole story on the starter pack, in minutes: traffic, feedback, a run, a promotion, a rollback.",
     "search": "A search from a file, without servers.",
     "compare": "Optimisers and baselines side by side, at one budget.",
+    "analyse": "The analyses of Model Swarms' paper on your experts, each beside its null.",
 }
 # Everything after the command's name is the contributed command's own to parse, --help included.
 _PASS_ON: dict[str, Any] = {

@@ -1,46 +1,47 @@
-"""What a search must beat, in one table: each turns the same experts and the same scorer into coefficients.
+"""What a search must beat, in one table: the paper's twelve (arXiv:2410.11163, section 3), and the controls that it leaves out.
 
-``score`` is the utility of a position on the search items; whatever a baseline spends on it counts.
+Each turns the same experts, search items, utility and budget (a ``Setting``) into somebody who can be asked questions (a
+``Contender``). All of them are repeatable from the setting's seed, and none spends more item-generations than the setting has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from swarm_worker.baselines.best_expert import best_expert, scale_only
+from swarm_worker.baselines.cbtm import cbtm
+from swarm_worker.baselines.contender import Contender, Ensemble, Single
+from swarm_worker.baselines.dare_ties import dare_ties
+from swarm_worker.baselines.evolmerge import evolmerge
+from swarm_worker.baselines.format_fix import format_fix
+from swarm_worker.baselines.gradient import data_merge, fine_tuning, fine_tuning_base
+from swarm_worker.baselines.model_stock import model_stock
+from swarm_worker.baselines.pack_of_llms import pack_of_llms
+from swarm_worker.baselines.prediction_merge import prediction_merge
+from swarm_worker.baselines.searches import lorahub, random_in_hull
+from swarm_worker.baselines.setting import Baseline, Found, Setting
+from swarm_worker.baselines.slerp import slerp
+from swarm_worker.baselines.soups import greedy_soup, uniform_soup
 
-from swarm_worker.search import Coefficients, Outcome, make
+__all__ = ["BASELINES", "CONTROLS", "RIVALS", "Baseline", "Contender", "Ensemble", "Found", "Setting", "Single"]
 
-Score = Callable[[Coefficients], float]
-Baseline = Callable[[Score, int, int, int], Coefficients]
-
-
-def best_expert(score: Score, n_experts: int, evaluations: int = 0, seed: int = 0) -> Coefficients:
-    """The expert that scores highest on the search items, alone; the first of equals. Costs ``n_experts``."""
-    experts = [tuple(float(i == expert) for i in range(n_experts)) for expert in range(n_experts)]
-    return max(experts, key=score)
-
-
-def uniform_soup(score: Score, n_experts: int, evaluations: int = 0, seed: int = 0) -> Coefficients:
-    """All experts in equal parts (Wortsman et al., arXiv:2203.05482, uniform soup). Costs nothing."""
-    return (1.0 / n_experts,) * n_experts
-
-
-def random_in_hull(score: Score, n_experts: int, evaluations: int, seed: int = 0) -> Coefficients:
-    """The best of ``evaluations`` random positions, the starts among them. Raises ``ValueError`` where the budget does
-    not cover the starts."""
-    starts = n_experts + 1
-    if evaluations < starts:
-        raise ValueError(f"{evaluations} evaluations do not cover the {starts} starts")
-    draws = evaluations - starts
-    search = make("random_search", n_experts=n_experts, seed=seed, max_generations=draws, population=1)
-    while search.should_stop is None:
-        search.tell([Outcome.of(move, score(move.coefficients)) for move in search.ask()])
-    if search.best is None:
-        raise ValueError("no position could be scored")
-    return search.best.coefficients
-
-
-BASELINES: dict[str, Baseline] = {
+RIVALS: dict[str, Baseline] = {
     "best_expert": best_expert,
+    "data_merge": data_merge,
+    "prediction_merge": prediction_merge,
     "uniform_soup": uniform_soup,
-    "random_in_hull": random_in_hull,
+    "slerp": slerp,
+    "dare_ties": dare_ties,
+    "model_stock": model_stock,
+    "greedy_soup": greedy_soup,
+    "pack_of_llms": pack_of_llms,
+    "cbtm": cbtm,
+    "evolmerge": evolmerge,
+    "lorahub": lorahub,
 }
+CONTROLS: dict[str, Baseline] = {
+    "random_in_hull": random_in_hull,
+    "scale_only": scale_only,
+    "format_fix": format_fix,
+    "fine_tuning": fine_tuning,
+    "fine_tuning_base": fine_tuning_base,
+}
+BASELINES: dict[str, Baseline] = RIVALS | CONTROLS

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from swarm_worker.scoring.engine import Prompt, TokenisedPair
+from swarm_worker.scoring.engine import Asked, Likelihood, Prompt, Told
 
 CACHED_PAIRS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPair:
+    """A prompt and an answer to it, neither without tokens."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedAsked:
+    """An ``Asked`` in tokens: the same for every model that it is put to."""
+
+    pairs: tuple[TokenisedPair, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    max_tokens: int
+
+    def told(self, totals: Iterable[float], answers: Iterable[str]) -> Told:
+        """The reply, from the summed log-likelihood of each pair and the answer to each prompt."""
+        likelihoods = (Likelihood(float(t), len(pair.answer)) for t, pair in zip(totals, self.pairs, strict=True))
+        return Told(tuple(likelihoods), tuple(answers))
 
 
 class Chat:
@@ -17,7 +45,7 @@ class Chat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig) -> None:
         self._tokenizer = tokenizer
-        self._pairs: dict[tuple[str, str], TokenisedPair] = {}
+        self._pairs: dict[tuple[str, str, bool], TokenisedPair] = {}
         self._end_of_text = _required_end(tokenizer)
         self._end_of_turn = self._find_end_of_turn()
         configured = generation.eos_token_id
@@ -26,6 +54,15 @@ class Chat:
         self.stops: list[int] = sorted({*listed, self._end_of_text, self._end_of_turn})
         self.padding: int = self._end_of_text
 
+    @classmethod
+    def load(cls, base: Path | str) -> Self:
+        """Of the base model in a local folder, or by its Hugging Face id."""
+        try:
+            generation = GenerationConfig.from_pretrained(base)  # it may name tokens at which an answer ends
+        except OSError:
+            generation = GenerationConfig()
+        return cls(AutoTokenizer.from_pretrained(base), generation)
+
     def prompt_tokens(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt as the model sees it before it answers."""
         if isinstance(prompt, str):
@@ -33,17 +70,29 @@ class Chat:
         rendered = self._tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
         return tuple(self._tokenizer(rendered, add_special_tokens=False).input_ids)
 
-    def tokenise(self, prompt: Prompt, answer: str) -> TokenisedPair:
-        key = (prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True), answer)
+    def tokenise(self, prompt: Prompt, answer: str, closed: bool = True) -> TokenisedPair:
+        """``closed``: the answer ends with the token that ends an answer. Raises ``ValueError`` for an open, empty one."""
+        key = (prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True), answer, closed)
         pair = self._pairs.get(key)
         if pair is None:
             end = self._end_of_text if isinstance(prompt, str) else self._end_of_turn
             tokens = self._tokenizer(answer, add_special_tokens=False).input_ids
-            pair = TokenisedPair(self.prompt_tokens(prompt), (*tokens, end))
+            if not closed and not tokens:
+                raise ValueError("an open answer must not be empty: it has no token to be scored")
+            pair = TokenisedPair(self.prompt_tokens(prompt), (*tokens, end) if closed else tuple(tokens))
             if len(self._pairs) >= CACHED_PAIRS:
                 self._pairs.clear()
             self._pairs[key] = pair
         return pair
+
+    def tokenise_all(self, asked: Asked, context: int) -> TokenisedAsked:
+        """Raises ``ValueError`` for a question that does not fit ``context`` with its answer."""
+        pairs = tuple(self.tokenise(*question) for question in asked.likelihoods)
+        prompts = tuple(self.prompt_tokens(prompt) for prompt in asked.answers)
+        lengths = [len(pair) for pair in pairs] + [len(prompt) + asked.max_tokens for prompt in prompts]
+        if max(lengths, default=0) > context:
+            raise ValueError(f"an item of {max(lengths)} tokens does not fit the model's context of {context}")
+        return TokenisedAsked(pairs, prompts, asked.max_tokens)
 
     def text_of(self, answer: list[int]) -> str:
         """The text of generated tokens up to the first that ends an answer."""

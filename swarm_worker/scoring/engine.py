@@ -1,7 +1,8 @@
-"""What a search needs from a model: how likely given answers are, and what it answers itself.
+"""What a search asks of a model: how likely given answers are, and what it answers itself.
 
 What is scored is a point of the hull (``Candidate``), an adapter as users would get it (``AdapterFolder``: a cut one, a
-champion) or the base model (``BASE``).
+champion) or the base model (``BASE``). One question may be put to any number of them at once: how they share a batch is
+the engine's affair.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from swarm_worker.hull import Space
+from swarm_worker.hull import HullOptions, Space
 
 # Chat messages, rendered with the base model's chat template; or plain text, for completions.
 Prompt = str | list[dict[str, Any]]
@@ -19,7 +20,7 @@ Prompt = str | list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A point of the hull: one coefficient per expert of the engine's stack."""
+    """A point of the hull: one coefficient per expert of the engine's stack (and layer group, where it has several)."""
 
     coefficients: tuple[float, ...]
     space: Space = "delta"
@@ -41,20 +42,48 @@ BASE = Base()
 Scored = Candidate | AdapterFolder | Base
 
 
+class Question(NamedTuple):
+    """How likely is ``answer``? ``closed``: with the token that ends an answer, as a model that stops there says it; open
+    is for the options of a choice, of which none is a whole answer."""
+
+    prompt: Prompt
+    answer: str
+    closed: bool = True
+
+
+class Likelihood(NamedTuple):
+    """The log-likelihood (nats) of an answer's tokens given its prompt, in all, and how many they are."""
+
+    total: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Of a token."""
+        return self.total / self.tokens
+
+
 @dataclass(frozen=True, slots=True)
-class TokenisedPair:
-    """A prompt and an answer to it; the answer ends with the token that ends a turn, and so is never empty."""
+class Asked:
+    """What somebody wants to know of a model. ``answers``: prompts to be answered greedily in ``max_tokens`` at most."""
 
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
+    likelihoods: tuple[Question, ...] = ()
+    answers: tuple[Prompt, ...] = ()
+    max_tokens: int = 64
 
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a model said to an ``Asked``, in its order. Answers come without the token that ends them."""
+
+    likelihoods: tuple[Likelihood, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 class ScoringEngine(Protocol):
-    """Every implementation guarantees: answers in the order of the questions; a score depends on its own item only
-    (float noise aside), not on its neighbours or on what was scored before."""
+    """Every implementation guarantees, and tests/contract/test_scoring_engine.py checks: replies in the order of the
+    questions; a reply depends on its own question and model only (float noise aside), not on its neighbours, on who else
+    is asked, or on what was asked before."""
 
     # Part of the key under which a utility may be cached: two engines agree to float noise only.
     identity: str
@@ -64,19 +93,22 @@ class ScoringEngine(Protocol):
         """Tokens that a prompt and its answer may have together."""
         ...
 
-    def set_experts(self, folders: Sequence[Path]) -> None:
-        """The experts that a ``Candidate``'s coefficients speak of; loaded once, a repeated call costs nothing."""
+    def set_experts(self, folders: Sequence[Path], options: HullOptions = HullOptions()) -> None:  # noqa: B008 - frozen
+        """The hull that a ``Candidate``'s coefficients speak of; loaded once, a repeated call costs nothing."""
         ...
 
-    def tokenise(self, prompt: Prompt, answer: str) -> TokenisedPair: ...
+    def length(self, prompt: Prompt, answer: str) -> int:
+        """Tokens of a prompt and an answer together. Raises where the base's chat template refuses the prompt."""
+        ...
 
-    def log_likelihoods(self, scored: Scored, pairs: Sequence[TokenisedPair]) -> list[float]:
-        """The mean log-likelihood (nats) of the answer's tokens given the prompt, per pair.
+    def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
+        """The replies of each of ``scored``, in order.
 
-        Raises ``ValueError`` for a pair longer than the model's context.
+        Raises ``ValueError`` for a question longer than the model's context, or one whose answer has no token.
         """
         ...
 
-    def generate(self, scored: Scored, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
-        """The greedy answer to each prompt, without its end-of-turn token, at most ``max_tokens`` long."""
-        ...
+
+def answers_of(engine: ScoringEngine, scored: Scored, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+    """The greedy answer of one model to each prompt."""
+    return list(engine.ask([scored], Asked(answers=tuple(prompts), max_tokens=max_tokens))[0].answers)

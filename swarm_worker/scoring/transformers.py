@@ -1,179 +1,169 @@
-"""The scoring engine for CPU: one resident base model, candidates merged into its weights, one after the other.
+"""The scoring engine on ``transformers``: one resident base model, and positions in one of two ways.
 
-A merge always starts from the saved copy of the base's weights, so nothing drifts: the thousandth candidate scores
-what it would score as the first.
+``merged``: one position after the other, merged into the base's weights: no multiplication more than the base costs.
+``stacked``: all positions of a question at once, their rows side by side in large batches with the experts' stacked factors
+beside the base's weights: more work, in fewer and larger steps. On CPU merged is faster, on a GPU stacked (docs/results.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal, Self, get_args
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from swarm_worker.hull import ExpertStack, Space
-from swarm_worker.scoring.batches import batches, left_padded, right_padded
-from swarm_worker.scoring.chat import Chat
-from swarm_worker.scoring.engine import BASE, AdapterFolder, Candidate, Prompt, Scored, TokenisedPair
+from swarm_worker.hull import ExpertStack, HullOptions, Space
+from swarm_worker.scoring.chat import Chat, TokenisedPair
+from swarm_worker.scoring.engine import AdapterFolder, Asked, Base, Candidate, Prompt, Scored, Told
 from swarm_worker.scoring.float32 import speed_up_linears
+from swarm_worker.scoring.forward import ON_CPU, ON_GPU, Forward, likelihoods
+from swarm_worker.scoring.greedy import greedy_answers
+from swarm_worker.scoring.heap import keep_heap
+from swarm_worker.scoring.merging import MergedModel, adapter_file
+from swarm_worker.scoring.packs import packs
+from swarm_worker.scoring.stacked import StackedModel
 
-# Tokens (padding included) of a forward pass, and float32 logits kept of it: the bounds of a batch. On a 2M-parameter
-# model 512 to 2,048 tokens are equally fast, 8,192 leave the cache and take up to twice as long.
-BATCH_TOKENS = 1_024
-BATCH_LOGITS = 2**26  # 256 MB
-GENERATE_ROWS = 128
+Mode = Literal["merged", "stacked"]
+NO_OPTIONS = HullOptions()
 
 
 class TransformersEngine:
-    """A ``ScoringEngine`` on ``transformers``, float32. Not safe for use by two threads at a time."""
+    """A ``ScoringEngine`` on ``transformers``. Not safe for use by two threads at a time."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.identity = "transformers-float32"
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, mode: Mode | None = None) -> None:
+        """``mode`` None: merged on CPU, else stacked."""
+        if mode is not None and mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
+        on_cpu = model.device.type == "cpu"
+        self.mode: Mode = mode or ("merged" if on_cpu else "stacked")
+        dtype = str(model.dtype).removeprefix("torch.")
+        self.identity = f"transformers-{self.mode}-{model.device.type}-{dtype}"
+        self.limits = ON_CPU if on_cpu else ON_GPU
         self._model = model.eval().requires_grad_(False)
-        speed_up_linears(model)
+        if on_cpu:
+            keep_heap()
+            speed_up_linears(model)
         self._chat = Chat(tokenizer, model.generation_config)
-        self._base_weights: dict[str, torch.Tensor] = {}
-        self._merged: Scored = BASE
+        self._merged = MergedModel(self._model)
+        self._merged_now: object = None
         self._experts: ExpertStack | None = None
-        self._expert_folders: tuple[Path, ...] = ()
-        self._adapter: tuple[Path, ExpertStack] | None = None
+        self._stacked: StackedModel | None = None
+        self._hull: tuple[tuple[Path, ...], HullOptions] | None = None
+        self._adapter: tuple[object, ExpertStack] | None = None
 
     @classmethod
-    def load(cls, base: Path | str, experts: Sequence[Path] = ()) -> Self:
-        """The base model in a local folder (or by its Hugging Face id), in float32, and the experts of the search."""
+    def load(
+        cls,
+        base: Path | str,
+        experts: Sequence[Path] = (),
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        mode: Mode | None = None,
+    ) -> Self:
+        """The base model in a local folder (or by its Hugging Face id), and the experts of the search.
+
+        ``dtype`` None: float32 on CPU, else bfloat16. ``mode`` None: merged on CPU, else stacked.
+        """
         disable_progress_bar()  # a worker's log is read line by line
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        engine = cls(model, AutoTokenizer.from_pretrained(base))
+        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
+        engine = cls(model, AutoTokenizer.from_pretrained(base), mode=mode)
         if experts:
             engine.set_experts(experts)
         return engine
 
-    def set_experts(self, folders: Sequence[Path]) -> None:
-        """Raises ``UnusableExpert``, or ``ValueError`` where an expert adapts a module that cannot be merged into."""
-        if tuple(folders) == self._expert_folders:
-            return
-        self._merge(BASE)  # coefficients of the last stack mean nothing in the next
-        self._experts = ExpertStack.load(list(folders))
-        self._expert_folders = tuple(folders)
-
-    def tokenise(self, prompt: Prompt, answer: str) -> TokenisedPair:
-        return self._chat.tokenise(prompt, answer)
-
-    @torch.inference_mode()
-    def log_likelihoods(self, scored: Scored, pairs: Sequence[TokenisedPair]) -> list[float]:
-        self._merge(scored)
-        self._require_context(max((len(pair) for pair in pairs), default=0))
-        scores = [0.0] * len(pairs)
-        vocabulary = self._model.config.get_text_config().vocab_size
-        for rows in batches([len(pair) for pair in pairs], BATCH_TOKENS):
-            for part in self._fitting(rows, pairs, vocabulary):
-                means = self._mean_log_likelihoods([pairs[row] for row in part])
-                for row, mean in zip(part, means, strict=True):
-                    scores[row] = mean
-        return scores
-
-    @torch.inference_mode()
-    def generate(self, scored: Scored, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
-        self._merge(scored)
-        tokens = [self._chat.prompt_tokens(prompt) for prompt in prompts]
-        self._require_context(max((len(t) for t in tokens), default=0) + max_tokens)
-        answers = [""] * len(prompts)
-        longest = max((len(t) for t in tokens), default=0) + max_tokens
-        for rows in batches([len(t) for t in tokens], GENERATE_ROWS * longest, max_rows=GENERATE_ROWS):
-            generated = self._generate([tokens[row] for row in rows], max_tokens)
-            for row, answer in zip(rows, generated, strict=True):
-                answers[row] = self._chat.text_of(answer)
-        return answers
-
-    def _mean_log_likelihoods(self, pairs: list[TokenisedPair]) -> list[float]:
-        """Right-padded: a causal model's real tokens do not see the padding after them, and keep their positions."""
-        input_ids, attention_mask = right_padded([pair.prompt + pair.answer for pair in pairs])
-        first, last = min(len(pair.prompt) for pair in pairs), input_ids.shape[1]
-        # The logits at position t speak of token t + 1.
-        kept = torch.arange(first - 1, last - 1)
-        logits = self._model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept
-        ).logits
-        targets = torch.full((len(pairs), last - first), -100)
-        for row, pair in enumerate(pairs):
-            begin = len(pair.prompt) - first
-            targets[row, begin : begin + len(pair.answer)] = torch.tensor(pair.answer)
-        losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        lengths = torch.tensor([len(pair.answer) for pair in pairs])
-        return (-losses.view(targets.shape).sum(dim=1) / lengths).tolist()
-
-    def _fitting(self, rows: list[int], pairs: Sequence[TokenisedPair], vocabulary: int) -> list[list[int]]:
-        """``rows`` in parts whose logits fit: a vocabulary of 262k is a megabyte a token."""
-        kept = max(len(pairs[row]) for row in rows) - min(len(pairs[row].prompt) for row in rows)
-        size = max(1, BATCH_LOGITS // (kept * vocabulary))
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def _generate(self, prompts: list[tuple[int, ...]], max_tokens: int) -> list[list[int]]:
-        input_ids, attention_mask = left_padded(prompts, self._chat.padding)
-        output = self._model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=self._chat.stops,
-            pad_token_id=self._chat.padding,
-        )
-        return output[:, input_ids.shape[1] :].tolist()
-
     @property
     def context(self) -> int:
-        """Tokens that a prompt and its answer may have together."""
-        return int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+        return self._merged.context
 
-    def _require_context(self, length: int) -> None:
-        if length > self.context:
-            raise ValueError(f"an item of {length} tokens does not fit the model's context of {self.context}")
+    def set_experts(self, folders: Sequence[Path], options: HullOptions = NO_OPTIONS) -> None:
+        """Raises ``UnusableExpert``, or ``ValueError`` where an expert adapts a module that the base does not have."""
+        if (tuple(folders), options) == self._hull:
+            return
+        self._restore()  # coefficients of the last stack mean nothing in the next
+        self._hull = None
+        self._experts = ExpertStack.load(list(folders), options).to(self._model.device)
+        self._stacked = StackedModel(self._model, self._experts) if self.mode == "stacked" else None
+        self._hull = (tuple(folders), options)
+
+    def tokenise(self, prompt: Prompt, answer: str, closed: bool = True) -> TokenisedPair:
+        return self._chat.tokenise(prompt, answer, closed)
+
+    def length(self, prompt: Prompt, answer: str) -> int:
+        return len(self.tokenise(prompt, answer))
+
+    def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
+        question = self._chat.tokenise_all(asked, self.context)
+        packed = packs(question.pairs, share=self._merged.may_share(question.pairs))
+        told: dict[int, Told] = {}
+        for numbers, model in self._models(scored):
+            with model as forward:
+                totals = likelihoods(forward, packed, len(numbers), len(question.pairs), self.limits)
+                answers = greedy_answers(
+                    forward, question.prompts, len(numbers), question.max_tokens, self._chat, self.limits
+                )
+            told.update(zip(numbers, map(question.told, totals, answers), strict=True))
+        return [told[number] for number in range(len(scored))]
+
+    def _models(self, scored: Sequence[Scored]) -> Iterator[tuple[list[int], AbstractContextManager[Forward]]]:
+        """Who answers together: their numbers among ``scored``, and one model for them all."""
+        alone = list(range(len(scored)))
+        if self._stacked is not None:
+            for space, numbers in _by_space(scored).items():
+                self._restore()
+                yield numbers, self._stacked.at([self._position(scored[number]) for number in numbers], space)
+                alone = [number for number in alone if number not in numbers]
+        for number in alone:
+            self._merge(scored[number])
+            yield [number], nullcontext(self._merged)
+
+    def _position(self, scored: Scored) -> tuple[float, ...]:
+        """The base is where nothing is added."""
+        dimensions = self._hull_stack().dimensions
+        position = scored.coefficients if isinstance(scored, Candidate) else (0.0,) * dimensions
+        if len(position) != dimensions:
+            raise ValueError(f"{len(position)} coefficients for {dimensions} dimensions of the experts' hull")
+        return position
+
+    def _hull_stack(self) -> ExpertStack:
+        if self._experts is None:
+            raise ValueError("a candidate needs experts: call set_experts first")
+        return self._experts
 
     def _merge(self, scored: Scored) -> None:
         """Make the model's weights those of ``scored``."""
-        if scored == self._merged:
+        if isinstance(scored, Base):
+            self._restore()
             return
-        self._restore()
+        # Another adapter written to the same folder is another adapter.
+        wanted = adapter_file(scored.folder) if isinstance(scored, AdapterFolder) else scored
+        if wanted == self._merged_now:
+            return
+        self._merged_now = None  # a merge that fails half-way is nobody's
         if isinstance(scored, Candidate):
-            if self._experts is None:
-                raise ValueError("a candidate needs experts: call set_experts first")
-            self._add(self._experts, scored.coefficients, scored.space)
-        elif isinstance(scored, AdapterFolder):
-            self._add(self._adapter_stack(scored.folder), (1.0,), "delta")
-        self._merged = scored
+            self._merged.merge(self._hull_stack(), scored.coefficients, scored.space)
+        else:
+            if self._adapter is None or self._adapter[0] != wanted:
+                self._adapter = (wanted, ExpertStack.load([scored.folder]).to(self._model.device))
+            self._merged.merge(self._adapter[1], (1.0,), "delta")
+        self._merged_now = wanted
 
     def _restore(self) -> None:
-        for name, weight in self._base_weights.items():
-            self._model.get_submodule(name).weight.copy_(weight)
-        self._merged = BASE
+        self._merged_now = None
+        self._merged.restore()
 
-    def _add(self, stack: ExpertStack, coefficients: Sequence[float], space: Space) -> None:
-        for name in stack.modules:
-            base = self._saved(name)
-            self._model.get_submodule(name).weight.copy_(base + stack.update(name, coefficients, space))
 
-    def _saved(self, name: str) -> torch.Tensor:
-        """The base's own weight of a linear module, copied before it is first changed."""
-        if name not in self._base_weights:
-            try:
-                module: Any = self._model.get_submodule(name)
-            except AttributeError as error:
-                raise ValueError(f"the base model has no module {name}") from error
-            if not isinstance(module, nn.Linear):
-                raise ValueError(f"{name} is a {type(module).__name__}; only linear modules can be merged into")
-            if module.weight is self._model.get_input_embeddings().weight:
-                raise ValueError(f"{name} is tied to the input embeddings: merging into it would change those too")
-            self._base_weights[name] = module.weight.clone()
-        return self._base_weights[name]
-
-    def _adapter_stack(self, folder: Path) -> ExpertStack:
-        if self._adapter is None or self._adapter[0] != folder:
-            self._adapter = (folder, ExpertStack.load([folder]))
-        return self._adapter[1]
+def _by_space(scored: Sequence[Scored]) -> dict[Space, list[int]]:
+    """The numbers of those that can share a pass: candidates of one space, and the base with them."""
+    together: dict[Space, list[int]] = {}
+    for number, one in enumerate(scored):
+        if isinstance(one, Candidate):
+            together.setdefault(one.space, []).append(number)
+    if together:
+        next(iter(together.values())).extend(number for number, one in enumerate(scored) if isinstance(one, Base))
+    return together

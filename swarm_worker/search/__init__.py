@@ -5,23 +5,29 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from swarm_worker.search.bayesian import Bayesian
 from swarm_worker.search.cma_es import CmaEs
 from swarm_worker.search.generations import Generations
-from swarm_worker.search.model_swarms import PRESETS, ModelSwarms
+from swarm_worker.search.lorahub import LoraHub
+from swarm_worker.search.model_swarms import ModelSwarms
 from swarm_worker.search.optimizer import Best, Coefficients, Move, Optimizer, Outcome
 from swarm_worker.search.random_search import RandomSearch
+from swarm_worker.search.swarm_options import PRESETS
 
-__all__ = ["OPTIMIZERS", "Best", "Coefficients", "Move", "Optimizer", "Outcome", "from_json", "make"]
+__all__ = ["OPTIMIZERS", "PRESETS", "Best", "Coefficients", "Move", "Optimizer", "Outcome", "from_json", "make"]
 
 OPTIMIZERS: dict[str, type[Generations]] = {
+    "bayesian": Bayesian,
     "cma_es": CmaEs,
+    "lorahub": LoraHub,
     "model_swarms": ModelSwarms,
     "random_search": RandomSearch,
 }
 
 
-def make(name: str, *, n_experts: int, seed: int, **options: Any) -> Generations:
-    """A search by name, at generation 0. ``model_swarms`` also takes ``preset``: "paper" or "shoal" (the default).
+def make(name: str, *, n_experts: int, seed: int, groups: int = 1, **options: Any) -> Generations:
+    """A search by name, at generation 0. ``groups``: layer groups of the hull; a position has n_experts * groups
+    coefficients, group by group. ``model_swarms`` also takes ``preset``: "paper", "reference" or "shoal" (the default).
 
     Raises ``ValueError`` that names the field and its choices for an unknown name, an unknown option or a bad value.
     """
@@ -33,7 +39,7 @@ def make(name: str, *, n_experts: int, seed: int, **options: Any) -> Generations
         if option not in choices:
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(choices)}")
     try:
-        return optimizer(n_experts, seed, optimizer.options_type(**options))
+        return optimizer(n_experts, seed, optimizer.options_type(**options), groups)
     except TypeError as error:  # a word where a number belongs: options come from JSON
         raise ValueError(f"an option of {name} has the wrong type: {error}") from error
 

@@ -7,13 +7,15 @@ having the base model among the experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from cmaes import CMA
 
 from swarm_worker.search.generations import Generations, Options, require
 from swarm_worker.search.optimizer import Coefficients
+
+if TYPE_CHECKING:
+    from cmaes import CMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class CmaEs(Generations):
     options_type = CmaEsOptions
     options: CmaEsOptions
 
-    def __init__(self, n_experts: int, seed: int, options: CmaEsOptions) -> None:
-        super().__init__(n_experts, seed, options)
+    def __init__(self, n_experts: int, seed: int, options: CmaEsOptions, groups: int = 1) -> None:
+        super().__init__(n_experts, seed, options, groups)
         self._mean0: Coefficients | None = None
         self._told: list[tuple[list[Coefficients], list[float | None]]] = []
         self._begun: CMA | None = None
@@ -59,12 +61,14 @@ class CmaEs(Generations):
             self._feed(self._positions, utilities)
 
     def _start_at(self, mean0: Coefficients) -> None:
+        from cmaes import CMA  # here, because it imports scipy's statistics, which takes a second
+
         self._mean0 = mean0
         low, high = self.options.bounds
         self._begun = CMA(
             mean=np.clip(np.array(mean0), low, high),
             sigma=self.options.sigma0,
-            bounds=np.array([[low, high]] * self.n_experts),
+            bounds=np.array([[low, high]] * self.dimensions),
             population_size=self.options.population,
             seed=self.seed % 2**32,
         )

@@ -25,7 +25,7 @@ UTILITY_DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A position to be scored: ``coefficients``, one number per expert."""
+    """A position to be scored: ``coefficients``, one number per expert, for each layer group in turn."""
 
     generation: int
     particle: int
@@ -113,16 +113,20 @@ class Optimizer(Protocol):
     """A search of the hull.
 
     Every implementation guarantees, and tests/contract/test_optimizer.py checks: generation 0 scores the starts (each
-    expert alone, then the uniform soup); ``ask`` repeats its answer until something new is told; the order, the
-    repetition and the grouping of outcomes change nothing; neither does going through JSON between any two calls; a
-    failed evaluation is a case that the search survives; all randomness comes from (seed, generation, particle).
+    expert alone, and the uniform soup unless ``score_soup`` is off; the same in every layer group); ``ask`` repeats its
+    answer until something new is told; the order, the repetition and the grouping of outcomes change nothing; neither
+    does going through JSON between any two calls; a failed evaluation is a case that the search survives; all
+    randomness comes from (seed, generation, particle).
     """
 
     name: ClassVar[str]
     generation: int
 
     def ask(self) -> list[Move]:
-        """The moves of this generation whose outcome is not known yet; empty once the search has stopped."""
+        """The moves of this generation whose outcome is not known yet; empty once the search has stopped.
+
+        A particle that dropout leaves out of a generation is no move: there is nothing to score or to pay for.
+        """
         ...
 
     def tell(self, outcomes: list[Outcome]) -> None:

@@ -43,7 +43,8 @@ class RandomSearch(Generations):
     - *mixes*: a Dirichlet(1) draw (uniform on the simplex) times a sum drawn from U(``scale``);
     - *excursions*: a Gaussian step of ``spread`` from a start chosen at random, which reaches negative coefficients.
 
-    Both are clipped to ``bounds``. With ``sum_to_one`` the sum is 1 and the steps are centred, as in Model Swarms.
+    Both are clipped to ``bounds``. With ``sum_to_one`` the sum is 1 and the steps are centred, as in Model Swarms. Each
+    layer group has draws of its own.
     """
 
     name: ClassVar[str] = "random_search"
@@ -58,17 +59,19 @@ class RandomSearch(Generations):
 
     def _draw(self, particle: int) -> Coefficients:
         rng = self.rng(particle)
+        shape = (self.groups, self.n_experts)
         if rng.random() < 0.5:
             widest = (0.5, max(2.5, self.n_experts / 2))
-            total = 1.0 if self.options.sum_to_one else rng.uniform(*(self.options.scale or widest))
-            position = total * rng.dirichlet(np.ones(self.n_experts))
+            free = not self.options.sum_to_one
+            total = rng.uniform(*(self.options.scale or widest), size=(self.groups, 1)) if free else 1.0
+            position = total * rng.dirichlet(np.ones(self.n_experts), size=self.groups)
         else:
-            start = np.array(self.starts[rng.integers(len(self.starts))])
-            step = self.options.spread * rng.standard_normal(self.n_experts)
-            position = start + (step - step.mean() if self.options.sum_to_one else step)
-        if self.options.sum_to_one:
-            return tuple(position.tolist())  # clipping would break the sum
-        return tuple(np.clip(position, *self.options.bounds).tolist())
+            start = np.array(self.starts[rng.integers(len(self.starts))]).reshape(shape)
+            step = self.options.spread * rng.standard_normal(shape)
+            position = start + (step - step.mean(axis=1, keepdims=True) if self.options.sum_to_one else step)
+        if not self.options.sum_to_one:  # clipping would break the sum
+            position = np.clip(position, *self.options.bounds)
+        return tuple(position.ravel().tolist())
 
     def _state_to_json(self) -> dict[str, Any]:
         return {}

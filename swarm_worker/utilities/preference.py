@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from swarm_worker.scoring.engine import Scored, ScoringEngine
-from swarm_worker.utilities.utility import Item, Reference
+from swarm_worker.scoring.engine import Asked, Question, Told
+from swarm_worker.utilities.utility import Item, Verdict, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,32 +27,40 @@ class Preference:
     """``beta``: how soon an item counts as won: at beta * gain = 3 it gives .95."""
 
     name: ClassVar[str] = "preference"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    needs_reference: ClassVar[bool] = True
     beta: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise ValueError(f"beta must be > 0, not {self.beta!r}")
 
-    def prepare(self, engine: ScoringEngine, reference: Scored, items: Sequence[Item]) -> Reference:
-        return Reference(tuple(_likelihoods(engine, reference, items)))
+    def asks(self, items: Sequence[Item]) -> Asked:
+        """How likely each item's good answer is; its bad one where it has no other."""
+        return Asked(likelihoods=tuple(Question(item.question, _answer(item)) for item in items))
 
-    def scores(self, engine: ScoringEngine, scored: Scored, items: Sequence[Item], reference: Reference) -> list[float]:
-        """Raises ``ValueError`` where ``reference`` was prepared for other items."""
-        if len(reference.likelihoods) != len(items):
-            raise ValueError(f"the reference is of {len(reference.likelihoods)} items, not of these {len(items)}")
-        now = _likelihoods(engine, scored, items)
-        gains = [after - before for after, before in zip(now, reference.likelihoods, strict=True)]
+    def judge(self, items: Sequence[Item], told: Told, reference: Told | None) -> list[Verdict]:
+        """Raises ``ValueError`` where ``reference`` is of other items, or missing."""
+        if reference is None or len(reference.likelihoods) != len(items):
+            known = 0 if reference is None else len(reference.likelihoods)
+            raise ValueError(f"the reference is of {known} items, not of these {len(items)}")
+        gains = [
+            after.mean - before.mean for after, before in zip(told.likelihoods, reference.likelihoods, strict=True)
+        ]
         return [
-            _sigmoid(self.beta * gain) if item.good is not None else min(0.5, _sigmoid(-self.beta * gain))
+            Verdict(_sigmoid(self.beta * gain) if item.good is not None else min(0.5, _sigmoid(-self.beta * gain)))
             for item, gain in zip(items, gains, strict=True)
         ]
 
+    def combine(self, items: Sequence[Item], values: Sequence[float | None]) -> float:
+        return mean(values)
 
-def _likelihoods(engine: ScoringEngine, scored: Scored, items: Sequence[Item]) -> list[float]:
-    """Of each item's good answer; of its bad one where it has no other."""
-    answers = [item.bad or "" if item.good is None else item.good for item in items]
-    pairs = [engine.tokenise(item.question, answer) for item, answer in zip(items, answers, strict=True)]
-    return engine.log_likelihoods(scored, pairs)
+
+def _answer(item: Item) -> str:
+    answer = item.bad if item.good is None else item.good
+    if answer is None:
+        raise ValueError(f"item {item.digest[:12]} has neither a good nor a bad answer")
+    return answer
 
 
 def _sigmoid(x: float) -> float:

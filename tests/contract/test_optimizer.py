@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,12 @@ def evaluate_or_fail(move: Move) -> Outcome:
     return evaluate(move)
 
 
-def new(name: str, seed: int = 1) -> Generations:
-    return make(name, n_experts=N_EXPERTS, seed=seed, max_generations=6)
+# Small where that costs nothing of the claim. One at a time, NGOpt's choice has no chance in it: no seed could decide.
+OPTIONS: dict[str, dict[str, Any]] = {"bayesian": {"population": 4, "draws": 60}, "lorahub": {"population": 4}}
+
+
+def new(name: str, seed: int = 1, **options: Any) -> Generations:
+    return make(name, seed=seed, **{"n_experts": N_EXPERTS, "max_generations": 6} | OPTIONS.get(name, {}) | options)
 
 
 def run(search: Generations, evaluation: Callable[[Move], Outcome] = evaluate) -> Generations:
@@ -56,10 +61,48 @@ def test_generation_0_scores_the_starts(name: str) -> None:
     assert search.evaluations == len(asked)
 
 
+def test_the_soup_costs_nothing_where_it_is_not_scored(name: str) -> None:
+    """Without ``score_soup`` generation 0 is one evaluation shorter, and the soup is not in it."""
+    without, with_soup = new(name, score_soup=False).ask(), new(name).ask()
+    assert (0.25,) * 4 not in [move.coefficients for move in without]
+    assert len(without) == len(with_soup) - (name != "model_swarms")  # a swarm fills its place with a child
+
+
+def test_layer_groups_have_coefficients_of_their_own(name: str) -> None:
+    """A position of G groups has G * n numbers, group by group; starts are the same in every group, moves are not."""
+    start, whole = (0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4, 0.9, 0.1, 0.0, 0.0)
+    search = new(name, groups=2, starts=[start, whole], max_generations=2)
+    asked = [move.coefficients for move in search.ask()]
+    assert asked[1] == (0.0, 1.0, 0.0, 0.0) * 2
+    assert {(0.25,) * 8, start * 2, whole} <= set(asked)
+    goal = np.concatenate([GOAL, GOAL[::-1]])
+
+    def grouped(move: Move) -> Outcome:
+        return Outcome.of(move, float(np.exp(-((np.array(move.coefficients) - goal) ** 2).sum())))
+
+    halves = []
+    while search.should_stop is None:
+        halves += [np.reshape(move.coefficients, (2, 4)) for move in search.ask()]
+        search.tell([grouped(move) for move in search.ask()])
+        search = from_json(json.loads(json.dumps(search.to_json())))
+    assert any(np.abs(one - other).max() > 0.05 for one, other in halves[len(asked) :])
+    assert search.dimensions == 8
+
+
+def test_a_state_of_before_layer_groups_is_one_group(name: str) -> None:
+    """What an earlier release saved, without groups, dropout and failures in a row, goes on."""
+    search = new(name)
+    search.tell([evaluate(move) for move in search.ask()])
+    saved = search.to_json()
+    for key in ("groups", "dropped", "failures_in_a_row"):
+        del saved[key]
+    assert from_json(saved).to_json() == search.to_json()
+
+
 def test_extra_starts_are_scored_too(name: str) -> None:
     """A position from an earlier run can be handed in; if nothing beats it, it is the best."""
     goal = (0.7, 0.5, -0.2, 0.0)
-    search = make(name, n_experts=4, seed=1, starts=[goal], max_generations=2)
+    search = new(name, starts=[goal], max_generations=2)
     assert goal in [move.coefficients for move in search.ask()]
     assert run(search).best.coefficients == goal
 
@@ -152,14 +195,14 @@ def test_it_stops_when_nothing_can_be_scored(name: str) -> None:
 
 def test_it_stops_within_its_budget(name: str) -> None:
     """No generation begins that would exceed max_evaluations."""
-    search = run(make(name, n_experts=4, seed=1, max_evaluations=60))
+    search = run(new(name, max_evaluations=60, max_generations=60))
     assert 20 <= search.evaluations <= 60
     assert "60 evaluations" in search.should_stop
 
 
 def test_it_stops_when_nothing_gets_better(name: str) -> None:
     """Patience counts the generations without a better best."""
-    search = run(make(name, n_experts=4, seed=1, patience=3), lambda move: Outcome.of(move, 0.5))
+    search = run(new(name, patience=3), lambda move: Outcome.of(move, 0.5))
     assert search.should_stop == "3 generations without a better best"
     assert search.generation == 3
 

@@ -21,7 +21,7 @@ from registry.settings import RegistrySettings
 from starter.pack import load_pack
 from starter.skills import items
 from swarm_worker.run import RunDriver
-from swarm_worker.scoring.engine import AdapterFolder
+from swarm_worker.scoring.engine import AdapterFolder, answers_of
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.settings import WorkerSettings
 from swarm_worker.slices import SliceScorer
@@ -84,7 +84,7 @@ def give_feedback(workshop: Workshop, n: int, *, always_right: bool = False) -> 
     asked = items("blend", "traffic", n, seed=7)
     champion = AdapterFolder(workshop.registry.artifacts.fetch(workshop.registry.version(BOT, 1).digest))
     questions = [[{"role": "user", "content": item.prompt}] for item in asked]
-    answers = workshop.scorer.engine.generate(champion, questions, 24)
+    answers = answers_of(workshop.scorer.engine, champion, questions, 24)
     told = []
     for number, (item, answer) in enumerate(zip(asked, answers, strict=True)):
         right = always_right or item.is_right(answer)

@@ -52,7 +52,63 @@ def test_every_route_is_documented() -> None:
         assert last.rstrip("/") in documented, path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/api.md", "docs/log.md"])
+def rows(page: str, header: str) -> set[str]:
+    """What the first column of a table of a page names, in backticks."""
+    table = text(page).partition(f"\n| {header} |")[2].partition("\n\n")[0]
+    return {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+
+
+def test_every_utility_optimizer_preset_and_baseline_is_documented() -> None:
+    """The tables of docs/search.md name what there is, and nothing else."""
+    from swarm_worker.baselines import BASELINES
+    from swarm_worker.presets import PRESETS
+    from swarm_worker.search import OPTIMIZERS
+    from swarm_worker.utilities import UTILITIES
+
+    assert rows("docs/search.md", "utility") == set(UTILITIES)
+    assert rows("docs/search.md", "optimiser") == set(OPTIMIZERS)
+    assert rows("docs/search.md", "preset") == set(PRESETS)
+    assert rows("docs/search.md", "baseline") == set(BASELINES)
+
+
+def test_every_key_of_a_run_is_documented() -> None:
+    """docs/search.md has a row for each key of run.yaml, and names the keys below it."""
+    from swarm_worker.offline.config import BudgetConfig, DataConfig, HullConfig, RacingConfig, RunConfig
+    from swarm_worker.offline.engines import ENGINES
+
+    assert rows("docs/search.md", "key") == set(RunConfig.model_fields)
+    documented = text("docs/search.md")
+    for model in (BudgetConfig, DataConfig, HullConfig, RacingConfig):
+        for key in model.model_fields:
+            assert f"`{key}`" in documented, key
+    for engine in ENGINES:
+        assert f"`{engine}`" in documented, engine
+
+
+def test_every_utility_of_a_table_has_an_example_that_reads() -> None:
+    """docs/examples has a config for each objective; what its first lines say to type names that file."""
+    from swarm_worker.offline import config as configs
+    from swarm_worker.utilities import UTILITIES
+
+    examples = sorted((ROOT / "docs/examples").glob("*.yaml"))
+    assert {configs.load(example).utility.name for example in examples} == set(UTILITIES) - {"likelihood"}
+    for example in examples:
+        assert f"# shoal search --config docs/examples/{example.name}" in example.read_text()
+
+
+def test_the_data_of_the_examples_are_as_they_are_drawn() -> None:
+    """`python -m starter.examples` would write the same bytes."""
+    from starter import examples
+
+    folder = ROOT / "docs/examples/data"
+    assert {path.name for path in folder.iterdir()} == set(examples.DATA)
+    for name in examples.DATA:
+        assert (folder / name).read_text() == examples.content(name), name
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/architecture.md", "docs/api.md", "docs/log.md", "docs/search.md", "docs/commands.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     """A relative link names a file of the repository."""
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text(page)):

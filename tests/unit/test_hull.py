@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from swarm_worker.expert import UnusableExpert, read_expert
 from swarm_worker.formula import describe
-from swarm_worker.hull import ExpertStack
+from swarm_worker.hull import ExpertStack, HullOptions
 from tests.contract.tiny_model import make_base
-from tests.unit.tiny_experts import load_base, logits_of, make_expert
+from tests.unit.tiny_experts import load_base, logits_of, make_expert, write_expert
 
 COEFFICIENTS = (0.9, -0.4, 0.6)
 
@@ -48,10 +47,12 @@ def test_one_expert_alone_is_what_peft_computes(base: Path, experts: list[Path],
     """Scaling, rsLoRA and the patterns for rank and alpha are those of `peft`."""
     stack = ExpertStack.load(experts)
     alone = tuple(float(i == expert) for i in range(3))
+    single = ExpertStack.load([experts[expert]])
     for module in stack.modules:
         expected = peft_update(base, experts[expert], module)
-        for space in ("delta", "factors"):
-            torch.testing.assert_close(stack.update(module, alone, space), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(stack.update(module, alone), expected, atol=1e-5, rtol=1e-4)
+        if module in single.modules:
+            torch.testing.assert_close(single.update(module, (1.0,), "factors"), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_delta_is_the_sum_of_the_experts_updates(base: Path, experts: list[Path]) -> None:
@@ -87,22 +88,141 @@ def test_both_spaces_agree_where_experts_share_a(base: Path, tmp_path: Path) -> 
         )
 
 
-@pytest.mark.parametrize("space", ["delta", "factors"])
-def test_an_exact_export_answers_as_the_mix(base: Path, experts: list[Path], tmp_path: Path, space: str) -> None:
-    """`peft` loads what is written, and its logits are those of the base with dW added."""
-    stack = ExpertStack.load(experts)
-    cut = stack.write(COEFFICIENTS, tmp_path / "mix", space=space, max_rank=64, dtype="float32")
+@pytest.fixture(scope="module")
+def of_one_rank(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three experts that differ in scaling, modules and layers; those that adapt a module do it at one rank."""
+    root = tmp_path_factory.mktemp("of_one_rank")
+    return [
+        make_expert(base, root / "pattern", seed=1, rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}),
+        make_expert(base, root / "rslora", seed=2, r=2, use_rslora=True, target_modules=["q_proj", "up_proj"]),
+        make_expert(
+            base, root / "last layer", seed=3, lora_alpha=5, target_modules=["v_proj"], layers_to_transform=[1]
+        ),
+    ]
+
+
+OPTIONS = [
+    HullOptions(),
+    HullOptions(include_base=True, layer_groups=2),
+    HullOptions(sparse_copies=1, density=0.3, include_base=True),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "groups", "copies"])
+@pytest.mark.parametrize(
+    ("pool", "space"), [("experts", "delta"), ("of_one_rank", "delta"), ("of_one_rank", "factors")]
+)
+def test_an_exact_export_answers_as_the_mix(
+    base: Path, request: pytest.FixtureRequest, tmp_path: Path, pool: str, options: HullOptions, space: str
+) -> None:
+    """`peft` loads what is written, and its logits are those of the base with dW added: in both spaces, for experts that
+    differ in rank, alpha, rsLoRA, patterns, modules and layers, and whatever the hull is made of."""
+    stack = ExpertStack.load(request.getfixturevalue(pool), options)
+    position = (COEFFICIENTS * 4)[: stack.dimensions]
+    cut = stack.write(position, tmp_path / "mix", space=space, dtype="float32")
     assert cut.retained_energy == 1.0
-    # The widest module is q_proj, of ranks 4, 6 and 2.
-    assert cut.rank == {"delta": 4 + 6 + 2, "factors": 6}[space]
 
     def add_updates(model) -> None:
         for module in stack.modules:
-            model.get_submodule(module).weight.data += stack.update(module, COEFFICIENTS, space)
+            model.get_submodule(module).weight.data += stack.update(module, position, space)
 
     written = logits_of(base, tmp_path / "mix")
     torch.testing.assert_close(written, logits_of(base, None, add_updates), atol=1e-3, rtol=1e-3)
     assert not torch.allclose(written, logits_of(base, None), atol=1e-2)
+
+
+@pytest.mark.parametrize(("space", "rank"), [("delta", 4 + 6 + 2), ("factors", 4)])
+def test_an_exact_export_has_the_rank_of_the_mix(
+    experts: list[Path], of_one_rank: list[Path], tmp_path: Path, space: str, rank: int
+) -> None:
+    """delta: the sum of the ranks in the widest module, q_proj with 4, 6 and 2. factors: the experts' own."""
+    stack = ExpertStack.load(experts if space == "delta" else of_one_rank)
+    assert stack.write(COEFFICIENTS, tmp_path / "mix", space=space).rank == rank
+    assert stack.write(COEFFICIENTS, tmp_path / "wide", space=space, max_rank=64).rank == rank
+
+
+def test_factors_of_different_ranks_are_refused(experts: list[Path], tmp_path: Path) -> None:
+    """Which row of a small A meets which row of a large one is not defined: the refusal comes before any work, says
+    why, and names what to do. In delta the same experts mix."""
+    stack = ExpertStack.load(experts)
+    reason = "space must be 'delta', not 'factors', for experts of ranks 2, 4, 6: .* no sum"
+    for refused in (
+        lambda: stack.require_space("factors"),
+        lambda: stack.update("model.layers.0.self_attn.q_proj", COEFFICIENTS, "factors"),
+        lambda: stack.generation([COEFFICIENTS], "factors"),
+        lambda: stack.write(COEFFICIENTS, tmp_path / "mix", space="factors"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            refused()
+    assert list(tmp_path.iterdir()) == []
+    stack.require_space("delta")
+
+
+@pytest.mark.parametrize("space", ["delta", "factors"])
+def test_a_generation_is_its_positions_one_by_one(of_one_rank: list[Path], space: str) -> None:
+    """One pass over the stack gives, module by module, the updates that ``update`` gives for each position."""
+    stack = ExpertStack.load(of_one_rank, HullOptions(include_base=True, layer_groups=2))
+    positions = torch.randn(5, stack.dimensions, generator=torch.Generator().manual_seed(0)).tolist()
+    seen = []
+    for module, mixed in stack.generation(positions, space):
+        seen.append(module)
+        for update, position in zip(mixed.updates(), positions, strict=True):
+            torch.testing.assert_close(update, stack.update(module, position, space), atol=1e-6, rtol=1e-5)
+    assert seen == list(stack.modules)
+
+
+@pytest.mark.parametrize("space", ["delta", "factors"])
+def test_a_block_serves_one_generation_after_the_other(of_one_rank: list[Path], space: str) -> None:
+    """A materialised generation is that of ``generation``, in memory that the next one takes over; a block for fewer
+    positions has no room for more."""
+    stack = ExpertStack.load(of_one_rank)
+    block = stack.block(5, space)
+    random = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(5, stack.dimensions, generator=random) for _ in range(2))
+    before = stack.materialise(first, space, block)
+    places = {module: mixed.b.data_ptr() for module, mixed in before.items()}
+    after = stack.materialise(second, space, block)
+    for module, mixed in stack.generation(second, space):
+        assert torch.equal(after[module].updates(), mixed.updates())
+        assert torch.equal(stack.materialise(second, space)[module].updates(), mixed.updates())
+        assert after[module].b.data_ptr() == places[module]
+    with pytest.raises(ValueError, match="has no room for"):
+        stack.materialise(torch.cat([first, second]), space, block)
+
+
+def test_stacked_factors_answer_for_all_positions_at_once(experts: list[Path]) -> None:
+    """B (w * (A x)) with the stacked factors and a position's row weights is dW x, layer group and scaling included."""
+    stack = ExpertStack.load(experts, HullOptions(layer_groups=2))
+    positions = torch.randn(4, stack.dimensions, generator=torch.Generator().manual_seed(0))
+    for module in stack.modules:
+        stacked, weights = stack.stacked(module), stack.row_weights(module, positions)
+        x = torch.randn(stacked.a.shape[1], generator=torch.Generator().manual_seed(1))
+        answers = (weights * (stacked.a @ x)) @ stacked.b.T
+        for answer, position in zip(answers, positions.tolist(), strict=True):
+            torch.testing.assert_close(answer, stack.update(module, position) @ x, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_stack_is_as_large_as_its_experts(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Experts keep the type they are stored in, and nothing is added where ranks differ: the stack has their bytes."""
+    ranks = [{"layers.0.q": 2, "layers.1.q": 4}, {"layers.0.q": 3}]
+    folders = [write_expert(tmp_path / str(i), i, own, dtype=dtype) for i, own in enumerate(ranks)]
+    stack = ExpertStack.load(folders)
+    assert {factor.dtype for one in stack.modules.values() for factor in (one.a, one.b)} == {dtype}
+    held = sum(one.a.nbytes + one.b.nbytes for one in stack.modules.values())
+    assert held == sum(tensor.nbytes for f in folders for tensor in load_file(f / "adapter_model.safetensors").values())
+
+
+def test_experts_of_different_types_are_promoted(tmp_path: Path) -> None:
+    """float16 beside bfloat16 is float32, in which both are exact; scaling stays apart, so no value is rounded."""
+    dtypes = (torch.float16, torch.bfloat16)
+    folders = [write_expert(tmp_path / str(i), i, {"q": 2}, dtype=dtype) for i, dtype in enumerate(dtypes)]
+    stacked = ExpertStack.load(folders).modules["q"]
+    assert stacked.a.dtype == torch.float32
+    for i, folder in enumerate(folders):
+        stored = load_file(folder / "adapter_model.safetensors")
+        assert torch.equal(stacked.a[2 * i : 2 * i + 2], stored["base_model.model.q.lora_A.weight"].float())
+        assert torch.equal(stacked.b[:, 2 * i : 2 * i + 2], stored["base_model.model.q.lora_B.weight"].float())
 
 
 def test_bfloat16_is_half_as_large_and_all_but_exact(experts: list[Path], tmp_path: Path) -> None:
@@ -171,7 +291,7 @@ def test_an_export_is_complete_or_absent(experts: list[Path], tmp_path: Path, mo
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("swarm_worker.hull.save_file", broken)
+        patch.setattr("swarm_worker.peft_folder.save_file", broken)
         with pytest.raises(OSError, match="disk is full"):
             stack.write(COEFFICIENTS, tmp_path / "mix", space="delta", max_rank=8)
     assert list(tmp_path.iterdir()) == []
@@ -188,64 +308,14 @@ def test_coefficients_and_space_are_checked(experts: list[Path], tmp_path: Path)
         stack.update("model.layers.0.self_attn.q_proj", (1.0, 0.0))
     with pytest.raises(ValueError, match="delta, factors"):
         stack.update("model.layers.0.self_attn.q_proj", COEFFICIENTS, "ab")
+    with pytest.raises(ValueError, match=r"shape \(1, 3\) for 3 experts in each of 2 layer groups"):
+        ExpertStack.load(experts, HullOptions(layer_groups=2)).generation([COEFFICIENTS], "delta")
+    with pytest.raises(ValueError, match="layer_groups must be at most 2, the layers that are adapted, not 3"):
+        ExpertStack.load(experts, HullOptions(layer_groups=3))
     with pytest.raises(ValueError, match="max_rank"):
         stack.write(COEFFICIENTS, tmp_path / "x", space="delta", max_rank=0)
     with pytest.raises(ValueError, match="at least one"):
         ExpertStack.load([])
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"use_dora": True}, "DoRA"),
-        ({"bias": "all"}, "biases"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
-        ({"peft_type": "IA3"}, "not a PEFT LoRA"),
-        ({"r": 5}, "rank 4, its adapter_config.json says 5"),
-        ({"alora_invocation_tokens": [1]}, "aLoRA"),
-    ],
-)
-def test_what_cannot_be_mixed_is_refused_with_the_reason(base: Path, tmp_path: Path, change: dict, reason: str) -> None:
-    """An expert whose update is not a plain B A is refused before it can be mixed wrongly."""
-    folder = make_expert(base, tmp_path / "expert", seed=1)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | change))
-    with pytest.raises(UnusableExpert, match=reason):
-        read_expert(folder)
-
-
-def test_broken_tensors_are_refused_with_the_reason(base: Path, tmp_path: Path) -> None:
-    """NaN, half a pair, foreign tensors and no file at all are refused."""
-    folder = make_expert(base, tmp_path / "expert", seed=1)
-    file = folder / "adapter_model.safetensors"
-    tensors = load_file(file)
-    first = sorted(tensors)[0]
-    for change, reason in (
-        ({first: tensors[first] * float("nan")}, "not finite"),
-        ({"base_model.model.lm_head.weight": torch.zeros(2, 2)}, "not a LoRA factor"),
-        ({first: tensors[first][:2].contiguous()}, "do not multiply"),
-    ):
-        save_file(tensors | change, file)
-        with pytest.raises(UnusableExpert, match=reason):
-            read_expert(folder)
-    save_file({name: tensor for name, tensor in tensors.items() if name != first}, file)
-    with pytest.raises(UnusableExpert, match="only one of"):
-        read_expert(folder)
-    file.unlink()
-    with pytest.raises(UnusableExpert, match="cannot be read"):
-        read_expert(folder)
-
-
-def test_experts_of_different_shapes_are_refused(base: Path, tmp_path: Path) -> None:
-    """Two experts of different base models do not stack."""
-    one, other = (make_expert(base, tmp_path / name, seed=1) for name in ("one", "other"))
-    tensors = load_file(other / "adapter_model.safetensors")
-    name = next(name for name in tensors if "q_proj.lora_B" in name)
-    tensors[name] = torch.zeros(64, 4)
-    save_file(tensors, other / "adapter_model.safetensors")
-    with pytest.raises(UnusableExpert, match=r"\(64, 128\), another expert's is \(128, 128\)"):
-        ExpertStack.load([one, other])
 
 
 def test_a_mix_says_what_it_is() -> None:
