@@ -55,7 +55,7 @@ class Size:
     rounds: int
 
 
-QUICK, DEFAULT = Size(candidates=4, items=100, rounds=3), Size(candidates=20, items=100, rounds=9)
+QUICK, DEFAULT = Size(candidates=4, items=100, rounds=3), Size(candidates=12, items=100, rounds=5)
 
 
 def main(

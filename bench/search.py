@@ -2,7 +2,7 @@
 
 python -m bench.search                 3 blends x 5 seeds
 python -m bench.search --quick         one blend, one seed, tiny: does it run
-python -m bench.search --full          twice the items, and as many evaluations again
+python -m bench.search --full          2.5 times the items and evaluations
 python -m bench.search --work DIR      keep finished cells there, and go on from them
 python -m bench.search --json FILE     and write everything down
 
@@ -12,6 +12,7 @@ paired two-level interval (over cells and items) of what it has more or less tha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import sys
@@ -38,7 +39,7 @@ from swarm_worker.statistics import mean_interval, two_level_bootstrap
 QUICK = Size(search=20, test=40, evaluations=40, training=4)
 DEFAULT = Size(search=80, test=400, evaluations=160, training=100)
 FULL = Size(search=200, test=1000, evaluations=400, training=200)
-METHODS = ("shoal", "paper", "cma_es", "model_swarms", *BASELINES)
+METHODS = ("shoal", "paper", "paper_delta", "cma_es", "model_swarms", *BASELINES)
 
 Cells = list[dict[str, Any]]
 
@@ -55,8 +56,8 @@ def main(
     """Run all cells, print the table, then the bars; exit 1 where one is not met."""
     size = QUICK if quick else FULL if full else DEFAULT
     blends, numbers = list(BLENDS)[: 1 if quick else None], range(1 if quick else seeds)
-    chosen = tuple(dict.fromkeys(["shoal", "paper", *methods.split(",")]))
-    where = machine(("torch", "transformers", "peft", "cmaes", "nevergrad"), seeds=numbers)
+    chosen = tuple(dict.fromkeys(["shoal", "paper", "best_expert", *methods.split(",")]))
+    where = machine(("torch", "transformers", "peft", "cmaes", "nevergrad", "scikit-learn", "scipy"), seeds=numbers)
     print(f"{headline(where)}\n{len(blends)} blends, {size}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
         kept = work or Path(scratch)
@@ -79,12 +80,9 @@ def main(
 def run_cells(
     blends: Iterable[str], seeds: Iterable[int], size: Size, methods: tuple[str, ...], kept: Path, processes: int
 ) -> Cells:
-    """All cells, finished ones from ``kept``; a line each."""
-    wanted = {
-        (blend, seed): kept / f"{blend}-{seed}-{size.search}-{size.evaluations}.json"
-        for seed in seeds
-        for blend in blends
-    }
+    """All cells, what is finished of them from ``kept``; a line each."""
+    made_with = hashlib.sha256(repr((size, PRESETS)).encode()).hexdigest()[:8]
+    wanted = {(blend, seed): kept / f"{blend}-{seed}-{made_with}.json" for seed in seeds for blend in blends}
     known = {key: json.loads(path.read_text()) if path.exists() else None for key, path in wanted.items()}
     missing = {
         key: tuple(name for name in methods if cell is None or name not in cell["methods"])
@@ -161,6 +159,7 @@ def bars(cells: Cells, rows: list[dict[str, Any]], wall: dict[str, Any]) -> dict
         "shoal_minus_random": -control["minus_shoal"] if control else None,
         "better_than_shoal": better,
         **budget_ratio(cells),
+        **(budget_ratio(cells, "paper_delta") if "paper_delta" in by else {}),
         "wall_speedup_to_paper": wall["wall_speedup_to_paper"],
     }
     ratio, speedup, over_random = (
@@ -179,19 +178,19 @@ def bars(cells: Cells, rows: list[dict[str, Any]], wall: dict[str, Any]) -> dict
     return figures
 
 
-def budget_ratio(cells: Cells) -> dict[str, Any]:
+def budget_ratio(cells: Cells, rival: str = "paper") -> dict[str, Any]:
     """The share of paper's item-generations after which shoal's own selected point has, on the mean, paper's final test
     utility: over the cells where paper beats its best expert by more than a standard error of the paired difference."""
-    won = [cell for cell in cells if _beats_its_best_expert(cell)]
+    won = [cell for cell in cells if _beats_its_best_expert(cell, rival)]
+    names = f"budget_ratio_to_{rival}", f"cells_{rival}_beats_its_best_expert"
     if not won:
-        return {"budget_ratio_to_paper": None, "budget_ratio_cells": 0}
-    target = statistics.fmean(statistics.fmean(cell["methods"]["paper"]["test"]) for cell in won)
-    budget = statistics.fmean(cell["methods"]["paper"]["item_generations"] for cell in won)
+        return dict(zip(names, (None, 0), strict=True))
+    target = statistics.fmean(statistics.fmean(cell["methods"][rival]["test"]) for cell in won)
+    budget = statistics.fmean(cell["methods"][rival]["item_generations"] for cell in won)
     ways = [cell["methods"]["shoal"]["way"] for cell in won]
     spent = sorted({step["item_generations"] for way in ways for step in way})
     first = next((b for b in spent if statistics.fmean(_selected(way, b) for way in ways) >= target), None)
-    ratio = None if first is None else round(first / budget, 3)
-    return {"budget_ratio_to_paper": ratio, "budget_ratio_cells": len(won)}
+    return dict(zip(names, (None if first is None else round(first / budget, 3), len(won)), strict=True))
 
 
 def _selected(way: list[dict[str, Any]], budget: int) -> float:
@@ -200,8 +199,8 @@ def _selected(way: list[dict[str, Any]], budget: int) -> float:
     return float(utilities[-1]) if utilities else 0.0
 
 
-def _beats_its_best_expert(cell: dict[str, Any]) -> bool:
-    pairs = zip(cell["methods"]["best_expert"]["test"], cell["methods"]["paper"]["test"], strict=True)
+def _beats_its_best_expert(cell: dict[str, Any], rival: str) -> bool:
+    pairs = zip(cell["methods"]["best_expert"]["test"], cell["methods"][rival]["test"], strict=True)
     gains = [after - before for before, after in pairs]
     return statistics.fmean(gains) > statistics.stdev(gains) / len(gains) ** 0.5
 

@@ -21,6 +21,7 @@ from starter import skills
 from swarm_worker import search
 from swarm_worker.baselines import BASELINES, Contender, Found, Setting
 from swarm_worker.formula import describe
+from swarm_worker.hull import Space
 from swarm_worker.presets import PRESETS, smooth
 from swarm_worker.scorer import Scorer, climb
 from swarm_worker.scoring.transformers import TransformersEngine
@@ -112,6 +113,8 @@ class Cell:
         # Everybody but the published recipe has the best score and space that we know.
         if name in BASELINES:
             return BASELINES[name](self._setting(PRESETS["shoal"].space, shoal_score()))
+        if name == "paper_delta":
+            return self._preset("paper", space="delta")
         return self._search(name)
 
     def _search(self, name: str) -> Found:
@@ -133,7 +136,7 @@ class Cell:
             for step in self.way
         ]
 
-    def _setting(self, space: Any, utility: Utility) -> Setting:
+    def _setting(self, space: Space, utility: Utility) -> Setting:
         return Setting(
             scorer=Scorer(self.engine, utility, self.items, space=space),
             folders=EXPERTS,
@@ -146,9 +149,9 @@ class Cell:
             training=self.training,
         )
 
-    def _preset(self, name: str) -> Found:
+    def _preset(self, name: str, space: Space | None = None) -> Found:
         preset = PRESETS[name]
-        setting = self._setting(preset.space, shoal_score() if preset.smooth else accuracy())
+        setting = self._setting(space or preset.space, shoal_score() if preset.smooth else accuracy())
         optimizer = preset_search(name, self.seed, endless=name == "shoal")
         began = time.perf_counter()
 

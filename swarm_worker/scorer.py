@@ -69,13 +69,14 @@ class Scorer:
         unknown = {key: one for key, one in zip(keys, scored, strict=True) if key not in self._cache}
         found = dict(zip(unknown, self._measure(list(unknown.values())), strict=True))
         for key, result in found.items():
-            self._cache[key] = dataclasses.asdict(result)
+            if not result.unjudged:  # a judge that did not answer may answer next time
+                self._cache[key] = dataclasses.asdict(result)
         return [found[key] if key in found else _from_cache(self._cache[key]) for key in keys]
 
     def outcomes(self, moves: Sequence[Move]) -> list[Outcome]:
         """The outcome of each move: what an optimiser is told."""
         scores = self.scores([Candidate(move.coefficients, self.space) for move in moves])
-        return [Outcome.of(move, score.utility) for move, score in zip(moves, scores, strict=True)]
+        return [Outcome.of(move, score.utility, score.error) for move, score in zip(moves, scores, strict=True)]
 
     def judged(self, told: Told) -> Scores:
         """The scores of replies about these items that somebody else asked for, an ensemble's say; whoever asked pays."""

@@ -92,7 +92,7 @@ class SliceScorer:
         utility = UTILITIES[scene.run.spec.utility]
         candidates = [Candidate(move.coefficients, scene.run.spec.space) for move in moves]
         scores = measure(utility, self.engine, candidates, scene.search, scene.reference)
-        return [Outcome.of(move, score.utility) for move, score in zip(moves, scores, strict=True)]
+        return [Outcome.of(move, score.utility, score.error) for move, score in zip(moves, scores, strict=True)]
 
     def _confirm(self, scene: Scene, coefficients: tuple[float, ...]) -> dict[str, Any]:
         """Cut the finalist to what is served, store it, and score it and the champion on the items the search never saw."""

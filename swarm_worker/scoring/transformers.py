@@ -2,7 +2,8 @@
 
 ``merged``: one position after the other, merged into the base's weights: no multiplication more than the base costs.
 ``stacked``: all positions of a question at once, their rows side by side in large batches with the experts' stacked factors
-beside the base's weights: more work, in fewer and larger steps. On CPU merged is faster, on a GPU stacked (docs/results.md).
+beside the base's weights: more work, in fewer and larger steps. On CPU merged is the faster one (bench/scoring.py), so it is
+the default there; on a GPU, which small steps leave idle, stacked is.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class TransformersEngine:
         if (tuple(folders), options) == self._hull:
             return
         self._restore()  # coefficients of the last stack mean nothing in the next
-        self._hull = None
+        self._hull = self._experts = self._stacked = None
         self._experts = ExpertStack.load(list(folders), options).to(self._model.device)
         self._stacked = StackedModel(self._model, self._experts) if self.mode == "stacked" else None
         self._hull = (tuple(folders), options)

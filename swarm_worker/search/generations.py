@@ -15,6 +15,7 @@ import numpy as np
 from swarm_worker.search.optimizer import UTILITY_DECIMALS, Best, Coefficients, Move, Outcome
 
 # A generation without a single score ends the search, unless it was of fewer evaluations: one that is lost must not.
+# Without a single start there is nothing to go on from.
 _HOPELESS = 3
 
 
@@ -162,7 +163,7 @@ class Generations(ABC):
         self._note_best(utilities)
         failed = all(utility is None for utility in utilities)
         self._failures_in_a_row = self._failures_in_a_row + len(self._outcomes) if failed else 0
-        if self._failures_in_a_row >= _HOPELESS:
+        if failed and (self.generation == 0 or self._failures_in_a_row >= _HOPELESS):
             error = self._outcomes[min(self._outcomes)].error
             self.should_stop = f"every evaluation of generation {self.generation} failed: {error}"
             return

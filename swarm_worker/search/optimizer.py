@@ -65,10 +65,11 @@ class Outcome:
 
     @classmethod
     def of(cls, move: Move, utility: float | None, error: str | None = None) -> Self:
-        """The outcome of ``move``; a utility that is not finite becomes a failure that says so."""
+        """The outcome of ``move``, its utility rounded; one that is not finite becomes a failure that says so."""
         if utility is not None and not math.isfinite(utility):
-            return cls(move.generation, move.particle, None, f"the utility was {utility}")
-        return cls(move.generation, move.particle, utility, error)
+            return cls(move.generation, move.particle, None, error or f"the utility was {utility}")
+        rounded = None if utility is None else round(utility, UTILITY_DECIMALS)
+        return cls(move.generation, move.particle, rounded, error)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
@@ -96,7 +97,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A position's score on each item, in the order of the items, and what became of their answers' form."""
+    """A position's score on each item, in the order of the items, and what became of their answers' form.
+
+    ``utility`` is NaN where nobody could judge a single item; an ``Outcome`` makes a failure of that."""
 
     values: tuple[float | None, ...]
     utility: float
@@ -105,6 +108,11 @@ class Scores:
     @property
     def unjudged(self) -> int:
         return sum(value is None for value in self.values)
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no utility, where there is none."""
+        return "no item could be judged" if math.isnan(self.utility) else None
 
 
 class Utility(Protocol):
@@ -134,13 +142,17 @@ class Utility(Protocol):
         ...
 
 
+class NothingJudged(ValueError):
+    """Nobody could judge a single item of a position (or of one of its tasks): it has no utility."""
+
+
 def mean(scores: Sequence[float | None]) -> float:
-    """Of the items that could be judged. Raises ``ValueError`` where there is none."""
+    """Of the items that could be judged. Raises ``NothingJudged`` where there is none, ``ValueError`` without items."""
     if not scores:
         raise ValueError("the utility of no items is not defined")
     judged = [score for score in scores if score is not None]
     if not judged:
-        raise ValueError(f"none of the {len(scores)} items could be judged")
+        raise NothingJudged(f"none of the {len(scores)} items could be judged")
     return sum(judged) / len(judged)
 
 
@@ -159,7 +171,11 @@ def scores_of(utility: Utility, items: Sequence[Item], told: Told, reference: To
     """The scores of replies that are there already: an ensemble's, say."""
     verdicts = utility.judge(items, told, reference)
     values = tuple(verdict.score for verdict in verdicts)
-    return Scores(values, utility.combine(items, values), sum(verdict.malformed for verdict in verdicts))
+    try:
+        combined = utility.combine(items, values)
+    except NothingJudged:
+        combined = math.nan  # this position's failure, not that of those it was asked with
+    return Scores(values, combined, sum(verdict.malformed for verdict in verdicts))
 
 
 def reference_of(utility: Utility, engine: ScoringEngine, champion: Scored, items: Sequence[Item]) -> Told | None:

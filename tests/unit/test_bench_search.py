@@ -37,7 +37,10 @@ def test_the_budget_ratio_is_over_the_cells_where_paper_beats_its_best_expert() 
         cell(1, paper=50, way=[(200, 0.46), (500, 0.60)]),
         cell(2, paper=40, way=[(100, 0.10)]),
     ]
-    assert budget_ratio(cells) == {"budget_ratio_to_paper": 0.3, "budget_ratio_cells": 2}
+    assert budget_ratio(cells) == {
+        "budget_ratio_to_paper": 0.3,
+        "cells_paper_beats_its_best_expert": 2,
+    }
 
 
 def test_the_budget_ratio_is_null_where_it_is_not_defined() -> None:

@@ -68,16 +68,16 @@ def test_ctrl_c_says_how_to_go_on(engine: ToyEngine, shoal: Shoal) -> None:
 @pytest.mark.usefixtures("engine")
 def test_compare_prints_one_table(shoal: Shoal) -> None:
     """A line a method, best first; who did not run is said below; --json is the whole result."""
-    arguments = ("compare", "-c", "my.yaml", "--methods", "best_expert,data_merge,shoal", "--seeds", "0,1")
+    arguments = ("compare", "-c", "my.yaml", "--methods", "best_expert,data_merge,cma_es", "--seeds", "0,1")
     code, out, _ = shoal(*arguments)
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith("method")
-    assert {lines[1].split()[0], lines[2].split()[0]} == {"best_expert", "shoal"}
+    assert {lines[1].split()[0], lines[2].split()[0]} == {"best_expert", "cma_es"}
     assert lines[3].startswith("data_merge did not run: ")
     result: dict[str, Any] = json.loads(shoal(*arguments, "--json")[1])
     assert result["seeds"] == [0, 1]
-    assert "| shoal |" in Path(".shoal/compare/my/compare.md").read_text()
+    assert "| cma_es |" in Path(".shoal/compare/my/compare.md").read_text()
 
 
 @pytest.mark.usefixtures("engine")

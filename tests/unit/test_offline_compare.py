@@ -11,12 +11,13 @@ from swarm_worker.baselines import BASELINES
 from swarm_worker.gate import MIN_ITEMS, paired_bootstrap
 from swarm_worker.offline import compare
 from swarm_worker.offline.evidence import weigh
+from swarm_worker.presets import PRESETS
 from swarm_worker.search import OPTIMIZERS
 from swarm_worker.utilities import Item, make
 from tests.unit.toy_engine import ToyEngine
 from tests.unit.toy_scene import make_scene
 
-METHODS = ["base", "best_expert", "uniform_soup", "data_merge", "random_in_hull", "cma_es", "paper", "shoal"]
+METHODS = ["base", "best_expert", "uniform_soup", "data_merge", "random_in_hull", "cma_es", "paper"]
 
 
 def test_everybody_is_measured_on_the_same_items_at_one_budget(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_everybody_is_measured_on_the_same_items_at_one_budget(tmp_path: Path) -
         assert row["item_generations"] <= result["budget"] == 44 * 30
         assert row["ci_low"] <= row["difference"] <= row["ci_high"]
         assert row["seconds"] >= 0
-    assert rows["shoal"]["item_generations"] == rows["random_in_hull"]["item_generations"] == 1320
+    assert rows["cma_es"]["item_generations"] == rows["random_in_hull"]["item_generations"] == 1320
     assert json.loads((tmp_path / "out/compare.json").read_text()) == result
 
 
@@ -56,11 +57,14 @@ def test_a_second_call_computes_only_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_what_is_cached_costs_as_much_as_what_is_computed(tmp_path: Path) -> None:
-    """bayesian and shoal are one search here: the second one finds all in the cache, and its bill is the same."""
-    result = compare.run(make_scene(tmp_path), tmp_path / "out", ["best_expert", "bayesian", "shoal"], [0])
-    rows = {row["method"]: row for row in result["rows"]}
-    assert rows["shoal"]["item_generations"] == rows["bayesian"]["item_generations"]
-    assert rows["shoal"]["test"] == rows["bayesian"]["test"]
+    """A cell that is lost is computed again from the cache alone, and its bill is the same."""
+    first = compare.run(make_scene(tmp_path), tmp_path / "out", ["best_expert", "cma_es"], [0])
+    cached = (tmp_path / "out/cache.jsonl").read_bytes()
+    (tmp_path / "out/cells/cma_es.0.json").unlink()
+    again = compare.run(make_scene(tmp_path), tmp_path / "out", ["best_expert", "cma_es"], [0])
+    assert (tmp_path / "out/cache.jsonl").read_bytes() == cached
+    for before, after in zip(first["rows"], again["rows"], strict=True):
+        assert (before["item_generations"], before["test"]) == (after["item_generations"], after["test"])
 
 
 def test_the_paper_climbs_on_the_utility_in_its_own_space(tmp_path: Path) -> None:
@@ -69,7 +73,9 @@ def test_the_paper_climbs_on_the_utility_in_its_own_space(tmp_path: Path) -> Non
     paper, shoal = scene.under("paper"), scene.under("shoal")
     assert (paper.config.space, paper.score.name, paper.config.racing) == ("factors", "exact_match", None)
     assert (paper.optimizer().name, paper.optimizer().options.patience) == ("model_swarms", 10)
-    assert (shoal.config.space, shoal.score.name, shoal.optimizer().name) == ("delta", "perplexity", "bayesian")
+    chosen = PRESETS["shoal"]
+    assert (shoal.config.space, shoal.score.name) == (chosen.space, "perplexity")
+    assert shoal.optimizer().name == chosen.optimizer
 
 
 def test_methods_are_chosen_by_name() -> None:

@@ -122,7 +122,7 @@ def test_a_reply_does_not_depend_on_who_else_is_asked(engine: TokenMixEngine) ->
 
 def test_where_nothing_is_left_all_tokens_are_equal(engine: TokenMixEngine) -> None:
     """A position with no mass is the worst guess, not an error and not NaN: a search may step there."""
-    told = engine.ask([Candidate((-1.0, 0.0, 0.0)), Candidate((0.0, 0.0, 0.0))], ASKED)
+    told = [engine.ask([Candidate(position)], ASKED)[0] for position in ((-1.0, 0.0, 0.0), (0.0, 0.0, 0.0))]
     vocabulary = engine._base.vocabulary
     for reply in told:
         assert [one.mean for one in reply.likelihoods] == pytest.approx([-math.log(vocabulary)] * len(QUESTIONS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 
 from swarm_worker.scoring.engine import BASE, Asked, Candidate, Likelihood, Question, Scored, Told, answers_of
 from swarm_worker.scoring.transformers import TransformersEngine
-from swarm_worker.utilities import UTILITIES, Item, Utility, make, mean, measure, reference_of
-from swarm_worker.utilities.exact_match import is_match
+from swarm_worker.search import Move, Outcome
+from swarm_worker.utilities import UTILITIES, Item, Utility, Verdict, make, mean, measure, reference_of
+from swarm_worker.utilities.exact_match import ExactMatch, is_match
+from swarm_worker.utilities.utility import scores_of
 from tests.contract.tiny_model import make_base
 from tests.unit.tiny_experts import make_expert
 
@@ -248,3 +251,22 @@ def test_importing_the_table_loads_no_scorers_library() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_position_that_nobody_can_judge_fails_alone() -> None:
+    """It is a case, not the end of the search: who was asked with it has a utility, it has none, with the reason."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Fussy(ExactMatch):
+        """Judges no answer but four."""
+
+        def judge(self, items, told, reference) -> list[Verdict]:
+            return [Verdict(1.0 if answer == "four" else None) for answer in told.answers]
+
+    items = [Item(prompt="two plus two", good="four")]
+    judged, unjudged = (scores_of(Fussy(), items, Told(answers=(answer,)), None) for answer in ("four", "hm"))
+    assert (judged.utility, judged.error) == (1.0, None)
+    assert math.isnan(unjudged.utility)
+    assert (unjudged.unjudged, unjudged.error) == (1, "no item could be judged")
+    move = Move(0, 0, (1.0,))
+    assert Outcome.of(move, unjudged.utility, unjudged.error) == Outcome(0, 0, None, "no item could be judged")

@@ -29,6 +29,7 @@ def make_scene(root: Path, engine: ToyEngine | None = None, **changes: Any) -> S
         "experts": folders,
         "data": {"file": "items.jsonl"},
         "utility": "exact_match",
+        "optimizer": "cma_es",
         "budget": {"evaluations": 44},
         "hull": {"max_rank": 2},
     }
