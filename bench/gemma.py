@@ -55,7 +55,7 @@ class Size:
 
 
 QUICK = Size((("mmlu", 0),), ("medmcqa", "gsm8k"), 2, {"mmlu": (4, 4, 8)}, 3, 1)
-USUAL = Size((("mmlu", 0),), SOURCES, 40, {"mmlu": (40, 40, 100)}, 6, 5)
+USUAL = Size((("mmlu", 0),), SOURCES[:5], 120, {"mmlu": (30, 30, 150)}, 6, 5)
 FULL = Size(
     (("hellaswag", 0), ("mmlu", 0), ("mmlu", 1), ("hellaswag", 1)),
     SOURCES,

@@ -19,12 +19,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,10 +40,9 @@ PACK = Path(__file__).parents[1] / "starter"
 EXPERTS = sorted((PACK / "experts").iterdir())
 BARS = {"speedup_likelihood": 5.0, "speedup_generated": 3.0}
 MAX_TOKENS = 24
+T = TypeVar("T")
 TOLERANCE = 1e-3  # nats of an answer: float32 in another order
-SPACE: Space = (
-    "factors"  # the published one: its adapters have the experts' own rank, the cheapest to load and to apply
-)
+SPACE: Space = "factors"  # as published: adapters of the experts' own rank, the cheapest for the rival to apply
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,13 @@ class Size:
 
 
 QUICK, DEFAULT = Size(candidates=4, items=100, rounds=3), Size(candidates=12, items=100, rounds=5)
+
+
+class Spent(NamedTuple):
+    """Seconds, on the clock and of this process's processors: the second hardly feels what else the machine does."""
+
+    wall: float
+    cpu: float
 
 
 def main(
@@ -145,37 +151,44 @@ def compare(
     for engine in made.values():
         engine.ask(candidates[:1], asked)
     rival.ask(folders[0], asked)
-    seconds: dict[str, list[float]] = {name: [] for name in ("from disk", *made)}
-    same = dict.fromkeys(seconds, True)
+    spent: dict[str, list[Spent]] = {name: [] for name in ("from disk", *made)}
+    same = dict.fromkeys(spent, True)
     for number in range(size.rounds):
         chosen = number % len(candidates)
-        spent, expected = rival.ask(folders[chosen], asked)
-        seconds["from disk"].append(spent)
+        taken, expected = rival.ask(folders[chosen], asked)
+        spent["from disk"].append(taken)
         for name, engine in made.items():
-            began = time.perf_counter()
-            told = engine.ask(candidates, asked)
-            seconds[name].append((time.perf_counter() - began) / len(candidates))
+            taken, told = timed(engine.ask, candidates, asked)
+            spent[name].append(Spent(taken.wall / len(candidates), taken.cpu / len(candidates)))
             same[name] &= agree(told[chosen], expected)
-    one = {name: statistics.median(times) for name, times in seconds.items()}
-    rows = []
-    for name, taken in one.items():
-        speedup = one["from disk"] / taken
-        rows.append(
-            {
-                "scorer": scorer,
-                "engine": name,
-                "seconds_per_candidate": round(taken, 4),
-                "items_per_s": round(size.items / taken, 1),
-                "speedup": round(speedup, 2),
-                "same": same[name],
-            }
-        )
-        print(
-            f"{scorer:>12} {name:>10} {taken * 1e3:>9.1f} ms a candidate {size.items / taken:>9.0f} items/s"
-            f" {speedup:>7.1f}x   replies {'the same' if same[name] else 'DIFFER'}",
-            flush=True,
-        )
-    return rows
+    medians = {name: Spent(*map(statistics.median, zip(*times, strict=True))) for name, times in spent.items()}
+    return [row(scorer, name, taken, medians["from disk"], size.items, same[name]) for name, taken in medians.items()]
+
+
+def row(scorer: str, name: str, taken: Spent, rival: Spent, items: int, same: bool) -> dict[str, Any]:
+    """One line of the table, printed."""
+    cpu = None if name == "vllm" else rival.cpu / taken.cpu  # vLLM computes in processes of its own
+    shown = "     -" if cpu is None else f"{cpu:>5.1f}x"
+    print(
+        f"{scorer:>12} {name:>10} {taken.wall * 1e3:>9.1f} ms a candidate {items / taken.wall:>9.0f} items/s"
+        f" {rival.wall / taken.wall:>6.1f}x   in processor time {shown}   replies {'the same' if same else 'DIFFER'}",
+        flush=True,
+    )
+    return {
+        "scorer": scorer,
+        "engine": name,
+        "seconds_per_candidate": round(taken.wall, 4),
+        "items_per_s": round(items / taken.wall, 1),
+        "speedup": round(rival.wall / taken.wall, 2),
+        "speedup_cpu_time": None if cpu is None else round(cpu, 2),
+        "same": same,
+    }
+
+
+def timed(ask: Callable[..., T], *given: Any) -> tuple[Spent, T]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    told = ask(*given)
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu), told
 
 
 def agree(told: Told, expected: Told) -> bool:
@@ -215,10 +228,10 @@ class Rival:
         self._here.send(None)
         self._process.join(timeout=10)
 
-    def ask(self, folder: Path, asked: Asked) -> tuple[float, Told]:
-        """Seconds that one candidate took, from its files to its replies."""
+    def ask(self, folder: Path, asked: Asked) -> tuple[Spent, Told]:
+        """What one candidate took, from its files to its replies."""
         self._here.send((folder, asked))
-        answer: tuple[float, Told] = self._here.recv()
+        answer: tuple[Spent, Told] = self._here.recv()
         return answer
 
 
@@ -228,9 +241,7 @@ def _serve(connection: Connection, threads: int) -> None:
 
     scheme = FromDisk(PACK / "base")
     while (work := connection.recv()) is not None:
-        began = time.perf_counter()
-        told = scheme.ask(*work)
-        connection.send((time.perf_counter() - began, told))
+        connection.send(timed(scheme.ask, *work))
 
 
 if __name__ == "__main__":

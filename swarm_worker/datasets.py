@@ -92,7 +92,7 @@ def from_lm_eval(name: str, *, task: str | None = None, include_path: str | None
     ``include_path``: a folder with tasks of one's own.
 
     ``test`` is the task's test split, ``dev`` its validation split; where it lacks one of the two, ``dev`` is its training
-    split. Prompts are lm-eval's own, without examples: for choices use ``multiple_choice`` with template "{question}". An item's
+    split. Prompts are lm-eval's own, without examples, and complete: ``multiple_choice`` puts no template around them. An item's
     ``task`` is ``task``, or its lm-eval task's name. Raises ``ValueError`` where lm-eval is not installed, does not know the
     task, or the task has items of another kind (rolling likelihood, options in the prompt).
     """
@@ -133,7 +133,7 @@ def _lm_eval_item(name: str, lm_task: Any, doc: Any, task: str) -> Item:
     if kind == "multiple_choice":
         texts = [str(text) for text in lm_task.doc_to_choice(doc)]
         right = target if isinstance(target, int) else texts.index(str(target))
-        return Item(prompt=prompt, choices=_labelled(texts), good=_label(right), task=task)
+        return Item(prompt=prompt, choices=_labelled(texts), good=_label(right), task=task, complete=True)
     # Some tasks accept several answers; the first is the one that the others are spellings of.
     good = target[0] if isinstance(target, list | tuple) else target
     return Item(prompt=prompt, good=str(good).strip(), task=task)

@@ -24,7 +24,9 @@ from swarm_worker.expert import read_expert
 from swarm_worker.peft_folder import write_peft_folder
 from swarm_worker.scoring.batches import batches, right_padded
 from swarm_worker.scoring.chat import Chat, TokenisedPair
-from swarm_worker.utilities.utility import Item
+from swarm_worker.scoring.engine import Question
+from swarm_worker.utilities.right_answer import right_answer
+from swarm_worker.utilities.utility import Item, Utility
 
 ITEM_GENERATIONS_A_STEP = 3  # of one item: forward and backward
 BATCH_TOKENS = 4_096  # of one pass; a larger batch is several passes whose gradients add up
@@ -45,18 +47,20 @@ def fine_tune(
     seed: int,
     folder: Path,
     rank: int = 8,
+    utility: Utility | None = None,
 ) -> Path:
     """Train an adapter on the good answers of ``items`` and write it to ``folder``, which it returns.
 
     ``start``: a PEFT LoRA folder whose factors are trained on (rank, scaling and modules stay its own); None trains a
-    fresh adapter of ``rank`` on all linear modules but the output layer. AdamW without weight decay; the rate warms up over
+    fresh adapter of ``rank`` on all linear modules but the output layer. ``utility``: what asks the items, so that the prompts
+    and answers trained on are those it scores (``right_answer``); None: an item's own question and good answer. AdamW without weight decay; the rate warms up over
     a tenth of the steps to ``rate`` and falls to a tenth of it on a half cosine; gradients are clipped at norm 1; nothing is
     dropped out. Items come in an order drawn from ``seed``, all of them before any comes again; the loss is the mean over the
-    batch's answer tokens, the one that ends an answer included. On one thread, so that the same call writes the same bytes,
+    batch's answer tokens, the one that ends a closed answer included. On one thread, so that the same call writes the same bytes,
     float32; the folder appears complete or not at all.
 
-    Raises ``ValueError`` for an item without a good answer or too long for the model, for numbers out of range and for a
-    training that diverges; ``UnusableExpert`` for a start that is not a plain LoRA; ``FileExistsError`` for a folder that
+    Raises ``ValueError`` for an item without a good answer, with choices and no utility or too long for the model, for a
+    utility that knows no right answer, for numbers out of range and for a training that diverges; ``UnusableExpert`` for a start that is not a plain LoRA; ``FileExistsError`` for a folder that
     is there.
     """
     _require(steps=steps, rate=rate, batch=batch, rank=rank)
@@ -64,13 +68,23 @@ def fine_tune(
         raise ValueError("items must be one or more, not none")
     if folder.exists():
         raise FileExistsError(f"{folder} exists already")
+    questions = [_question(utility, item) for item in items]
     base_model = str(base) if start is None else read_expert(start).base_model
     with _repeatable(seed):
         model, chat = _load(base, start, rank)
-        pairs = [chat.tokenise(item.question, item.right) for item in items]
+        pairs = [chat.tokenise(*question) for question in questions]
         _require_context(model, items, pairs)
         _train(model, pairs, _orders(len(pairs), batch, seed), steps, rate)
         return _write(model, base_model, folder)
+
+
+def _question(utility: Utility | None, item: Item) -> Question:
+    """What is trained on: a prompt and the answer to it."""
+    if utility is not None:
+        return right_answer(utility, item)
+    if item.choices is not None:
+        raise ValueError(f"item {item.digest[:12]} has choices: utility must say how they are asked")
+    return Question(item.question, item.right)
 
 
 def _train(model: PeftModel, pairs: list[TokenisedPair], orders: Iterator[list[int]], steps: int, rate: float) -> None:
@@ -126,7 +140,7 @@ def _share_of_rate(step: int, steps: int) -> float:
 def _load(base: Path | str, start: Path | None, rank: int) -> tuple[PeftModel, Chat]:
     """The base with a trainable adapter, in eval mode: no dropout anywhere, whatever a config says."""
     disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
     chat = Chat(AutoTokenizer.from_pretrained(base), model.generation_config)
     if start is None:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from registry.errors import BadInput
+from swarm_worker.offline.console import console
 
 if TYPE_CHECKING:
     from swarm_worker.analyses import Finding, Subject
@@ -22,7 +23,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EVALUATIONS = 200
 """Of a search whose config names no budget."""
-PIPE_WIDTH = 1000
 
 Name = Annotated[
     str,
@@ -39,8 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 @app.command()
 def analyse(name: Name, config: Config, out: Out = None, seeds: Seeds = 3, as_json: AsJson = False) -> None:
     """An analysis of Model Swarms' paper on your experts, beside its null: a table, NAME.json and NAME.png."""
-    console = _console(stderr=True)
-    with console.status("loading") as status:
+    with console(stderr=True).status("loading") as status:
         try:
             finding, value = look(name, config, seeds, status.update)
             file = write(finding, value, out or Path(".shoal") / "analyses")
@@ -49,8 +48,9 @@ def analyse(name: Name, config: Config, out: Out = None, seeds: Seeds = 3, as_js
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
         return
-    show(finding, _console())
-    _console().print(Text(f"{file}, {file.with_suffix('.png')}"))
+    out_console = console()
+    show(finding, out_console)
+    out_console.print(Text(f"{file}, {file.with_suffix('.png')}"))
 
 
 def look(name: str, config: Path, seeds: int, watch: Any) -> tuple[Finding, dict[str, Any]]:
@@ -134,7 +134,3 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    # A pipe has no width: nothing is wrapped or cut there.
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else PIPE_WIDTH)

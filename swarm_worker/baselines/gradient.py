@@ -17,7 +17,8 @@ from swarm_worker.baselines.setting import Found, Setting
 from swarm_worker.fine_tuning import ITEM_GENERATIONS_A_STEP, fine_tune
 from swarm_worker.scoring.engine import BASE, AdapterFolder, Scored
 from swarm_worker.search.optimizer import UTILITY_DECIMALS
-from swarm_worker.utilities import Item
+from swarm_worker.utilities import Item, Utility
+from swarm_worker.utilities.right_answer import with_right_answer
 
 BATCH = 8
 RANK = 8  # of a fresh adapter, or ``max_rank`` where that is less
@@ -57,8 +58,11 @@ def data_merge(setting: Setting) -> Found:
     passes = min(a_rate // ITEM_GENERATIONS_A_STEP, 3 * len(setting.training))
     if passes < BATCH:
         raise ValueError(f"evaluations must pay for a training step of {BATCH} items, {setting.evaluations} do not")
+    # Training data say themselves what was trained on; only a choice needs somebody who asks it.
+    utility = setting.scorer.utility if any(item.choices is not None for item in setting.training) else None
     trained = [
-        _train(setting, None, setting.training, passes // BATCH, rate, f"data_merge-{rate:g}") for rate in FRESH_RATES
+        _train(setting, None, setting.training, passes // BATCH, rate, f"data_merge-{rate:g}", utility)
+        for rate in FRESH_RATES
     ]
     utilities = setting.utilities(trained)
     best = max(range(len(trained)), key=lambda i: utilities[i])
@@ -70,9 +74,9 @@ def data_merge(setting: Setting) -> Found:
 def _fine_tuned(setting: Setting, start: Scored, rates: tuple[float, ...], spent: int, note: str) -> Found:
     """Rate and epochs are chosen on a held-out part of the items, then the training is repeated on all of them. Where
     nothing is better than the start there, the start it is."""
-    usable = [i for i, item in enumerate(setting.items) if item.good is not None]
+    usable, reason = with_right_answer(setting.scorer.utility, setting.items)
     if len(usable) < 5:
-        raise ValueError(f"fine-tuning needs 5 search items with a good answer or more, not {len(usable)}")
+        raise ValueError(f"fine-tuning needs 5 search items with a good answer or more, not {len(usable)}: {reason}")
     shuffled = random.Random(f"held out/{setting.seed}").sample(usable, len(usable))
     held_out = sorted(shuffled[: max(1, round(HELD_OUT * len(usable)))])
     kept = [setting.items[i] for i in usable if i not in held_out]
@@ -83,7 +87,7 @@ def _fine_tuned(setting: Setting, start: Scored, rates: tuple[float, ...], spent
     for rate in plan.rates:
         for epochs in plan.epochs:
             name = f"fine_tuning-{epochs}-{rate:g}"
-            trained = _train(setting, start, kept, epochs * _steps(len(kept)), rate, name)
+            trained = _train(setting, start, kept, epochs * _steps(len(kept)), rate, name, setting.scorer.utility)
             score = _utility_on(setting, trained, held_out)
             if score > utility:
                 utility, chosen = score, (epochs, rate)
@@ -91,7 +95,7 @@ def _fine_tuned(setting: Setting, start: Scored, rates: tuple[float, ...], spent
     found, cost = start, plan.cost - _passes(max(plan.epochs) - epochs, len(usable))
     if epochs:
         items = [setting.items[i] for i in usable]
-        found = _train(setting, start, items, epochs * _steps(len(usable)), rate, "fine_tuning")
+        found = _train(setting, start, items, epochs * _steps(len(usable)), rate, "fine_tuning", setting.scorer.utility)
     note = f"{note}: {epochs} epochs of {len(usable)} items, rate {rate:g}, {utility:.4f} on {len(held_out)} held out"
     return Found(Single(found), spent * len(setting.items) + cost, note)
 
@@ -125,12 +129,26 @@ def _utility_on(setting: Setting, scored: Scored, held_out: Sequence[int]) -> fl
 
 
 def _train(
-    setting: Setting, start: Scored | None, items: Sequence[Item], steps: int, rate: float, name: str
+    setting: Setting,
+    start: Scored | None,
+    items: Sequence[Item],
+    steps: int,
+    rate: float,
+    name: str,
+    utility: Utility | None,
 ) -> AdapterFolder:
     folder = setting.folder(name)
     begun: Path | None = start.folder if isinstance(start, AdapterFolder) else None
-    rank = RANK if setting.max_rank is None else min(RANK, setting.max_rank)
     fine_tune(
-        setting.base, begun, items, steps=steps, rate=rate, batch=BATCH, seed=setting.seed, folder=folder, rank=rank
+        setting.base,
+        begun,
+        items,
+        steps=steps,
+        rate=rate,
+        batch=BATCH,
+        seed=setting.seed,
+        folder=folder,
+        rank=RANK if setting.max_rank is None else min(RANK, setting.max_rank),
+        utility=utility,
     )
     return AdapterFolder(folder)

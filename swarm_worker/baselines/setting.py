@@ -14,7 +14,7 @@ from swarm_worker.scorer import Scorer
 from swarm_worker.scoring.engine import AdapterFolder, Candidate
 from swarm_worker.search import Coefficients
 from swarm_worker.search.optimizer import UTILITY_DECIMALS
-from swarm_worker.utilities import Item
+from swarm_worker.utilities import Item, Utility
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Setting:
     ``scorer``: the search items, their utility and the engine, which already knows ``folders``. ``evaluations``: the
     budget, in positions on the search items. ``max_rank``: what a service takes; None: anything. ``training``: the data
     that the experts were trained on, where it is given; an item's ``task`` then names its expert. ``scratch``: a folder for
-    adapters. ``hull``: what the engine's hull is made of.
+    adapters. ``hull``: what the engine's hull is made of. ``utility``: what users want, where the scorer's is only its score.
     """
 
     scorer: Scorer
@@ -37,6 +37,7 @@ class Setting:
     base: Path
     training: tuple[Item, ...] = ()
     hull: HullOptions = HullOptions()  # noqa: RUF009 - frozen
+    utility: Utility | None = None
 
     @property
     def n_experts(self) -> int:

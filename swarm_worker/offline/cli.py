@@ -17,7 +17,6 @@ from rich.text import Text
 
 from registry.errors import BadInput
 
-PIPE_WIDTH = 1000
 
 search_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 compare_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -132,10 +131,6 @@ def _resumable(folder: Path, command: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """A pipe has no width: nothing is wrapped or cut there."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH, soft_wrap=True)
 
 
 def _draw(console: Console, header: list[str], body: list[list[str]]) -> None:

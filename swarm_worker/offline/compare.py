@@ -123,6 +123,7 @@ def _setting(scene: Scene, seed: int, cache: DiskCache, scratch: Path) -> Settin
         base=Path(scene.config.base),
         training=scene.items.training,
         hull=scene.hull,
+        utility=scene.utility,
     )
 
 

@@ -48,7 +48,8 @@ class DataConfig(_Frozen):
 
     ``file``: JSONL, or the paper's JSON; or ``files``: one a task, for the ``multi`` utility, each with an equal part of the
     items; or ``lm_eval``: a task of lm-eval. ``chat``: a question is a user's message, for models with a chat template.
-    ``by``: what makes two items the same. ``training``: items for baselines that train.
+    ``by``: what makes two items the same. ``deduplicate``: of items that ask the same, test keeps the first, and dev has
+    none that test asks. ``training``: items for baselines that train.
     """
 
     file: Path | None = None
@@ -56,6 +57,7 @@ class DataConfig(_Frozen):
     lm_eval: str | None = None
     chat: bool = False
     by: By = "item"
+    deduplicate: bool = False
     training: Path | None = None
     search: Annotated[int, Field(ge=1)] = 100
     confirm: Annotated[int, Field(ge=1)] = 100

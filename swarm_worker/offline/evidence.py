@@ -1,4 +1,4 @@
-"""Whether one model's scores are better than another's on the same items, in the utility's own terms. Pure."""
+"""Whether one model's scores are better than another's on the same items, in the utility's own terms."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ class Drawn:
         return {"search": self.search, "confirm": self.confirm, "test": self.test}
 
     def digests(self) -> dict[str, str]:
-        """One digest a part, over its items' digests in order."""
-        return {name: digest([item.digest for item in part]) for name, part in self.parts().items()}
+        """One digest a part, training among them, over its items' digests in order."""
+        parts = self.parts() | {"training": self.training}
+        return {name: digest([item.digest for item in part]) for name, part in parts.items()}
 
 
 def draw(data: DataConfig) -> Drawn:
@@ -53,10 +54,12 @@ def draw(data: DataConfig) -> Drawn:
 def _sources(data: DataConfig) -> list[Dataset]:
     """One a task."""
     if data.lm_eval is not None:
-        return [datasets.from_lm_eval(data.lm_eval)]
-    if data.file is not None:
-        return [datasets.load(data.file, chat=data.chat)]
-    return [datasets.load(file, chat=data.chat, task=task) for task, file in data.files.items()]
+        source = datasets.from_lm_eval(data.lm_eval)
+        return [source.deduplicated() if data.deduplicate else source]
+    files = data.files if data.file is None else {None: data.file}
+    return [
+        datasets.load(file, chat=data.chat, task=task, deduplicate=data.deduplicate) for task, file in files.items()
+    ]
 
 
 def _share(size: int | None, number: int, of: int) -> int | None:
@@ -65,6 +68,22 @@ def _share(size: int | None, number: int, of: int) -> int | None:
 
 
 def _of_one(source: Dataset, data: DataConfig, sizes: tuple[int | None, ...]) -> Splits:
+    """One source's share of the items; what is wrong with it is told with what of ``data`` would mend it."""
+    try:
+        return _split(source, data, sizes)
+    except ValueError as error:  # LeakedItems among them, which keeps its kind
+        error.args = (f"data: {source.name}: {error}; {_remedy(source, data)}",)
+        raise
+
+
+def _remedy(source: Dataset, data: DataConfig) -> str:
+    different = source.deduplicated()
+    sizes = f"{len(different.dev)} questions in dev and {len(different.test)} in test"
+    would = "has left" if data.deduplicate else "(each question once, and none of test in dev) leaves"
+    return f"data.deduplicate: true {would} {sizes}; data.search, data.confirm and data.test say how many are drawn"
+
+
+def _split(source: Dataset, data: DataConfig, sizes: tuple[int | None, ...]) -> Splits:
     search, confirm, test = sizes[0] or 0, sizes[1] or 0, sizes[2]
     if source.test:  # the file says itself what claims are measured on
         drawn = split(source.dev, search=search, confirm=confirm, seed=data.seed, by=data.by)

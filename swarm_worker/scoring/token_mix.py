@@ -61,7 +61,7 @@ class TokenMixEngine:
         """The base model in a local folder (or by its Hugging Face id), and the models that are mixed; all of them stay in
         memory. Where the base is to be one of them, name it again, or use ``HullOptions(include_base=True)``."""
         disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
+        model = _load(base, device, dtype)
         engine = cls(model, AutoTokenizer.from_pretrained(base), base)
         if models:
             engine.set_experts(models)
@@ -128,7 +128,7 @@ class TokenMixEngine:
         if (folder / "adapter_config.json").exists():
             return self._adapted(AdapterFolder(folder))
         self._require_same_tokenizer(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=self._base.dtype).to(self._base.device)
+        model = _load(folder, self._base.device, self._base.dtype)
         if int(model.config.get_text_config().vocab_size) != self._base.vocabulary:
             raise ValueError(f"{folder} has a vocabulary of another size than the base, {self._base.vocabulary} tokens")
         return _resident(model)
@@ -137,8 +137,7 @@ class TokenMixEngine:
         """A copy of the base with an adapter merged in."""
         wanted = adapter_file(adapter.folder)
         if self._adapter is None or self._adapter[0] != wanted:
-            model = AutoModelForCausalLM.from_pretrained(self._folder, dtype=self._base.dtype).to(self._base.device)
-            merged = _resident(model)
+            merged = _resident(_load(self._folder, self._base.device, self._base.dtype))
             merged.merge(ExpertStack.load([adapter.folder]).to(merged.device), (1.0,), "delta")
             self._adapter = (wanted, merged)
         return self._adapter[1]
@@ -208,6 +207,11 @@ def _log_mix(coefficients: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
     left = mixed.sum(dim=-1, keepdim=True)
     p = torch.where(left > 0, mixed / left, 1 / mixed.shape[-1])
     return p.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def _load(folder: Path | str, device: str | torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    return cast(PreTrainedModel, model.to(device))
 
 
 def _resident(model: PreTrainedModel) -> MergedModel:

@@ -72,7 +72,7 @@ class TransformersEngine:
         """
         disable_progress_bar()  # a worker's log is read line by line
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True).to(device)
         engine = cls(model, AutoTokenizer.from_pretrained(base), mode=mode)
         if experts:
             engine.set_experts(experts)

@@ -65,7 +65,7 @@ def _prompt(item: Item) -> Prompt:
     if item.choices is not None:
         if isinstance(question, str):
             question = f"{question}\n{INSTRUCTION}"
-        return lettered(question, item.options, _LETTER_OR_ABSTENTION)
+        return lettered(question, item.options, _LETTER_OR_ABSTENTION, complete=item.complete)
     if isinstance(question, str):
         return f"{INSTRUCTION}\n{question}"
     *before, last = question

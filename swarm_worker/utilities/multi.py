@@ -34,6 +34,10 @@ class Multi:
         """The utility of each task."""
         return self.tasks  # type: ignore[return-value]  # __post_init__ made every one a utility
 
+    def utility_of(self, item: Item) -> Utility:
+        """The utility of the item's task. Raises ``ValueError`` for a task that is none of ``tasks``."""
+        return self.utilities[self._task(item)]
+
     @property
     def needs_reference(self) -> bool:
         return any(utility.needs_reference for utility in self.utilities.values())

@@ -28,7 +28,7 @@ class MultipleChoice:
     ``normalise``: an option's log-likelihood in all (``acc``), of a token, or of a character (``acc_norm``). ``smooth``:
     instead the right option's probability, softmax over ``beta`` times these log-likelihoods: a search climbs better on it.
     ``template``: the completion prompt of mode "text", where ``{question}`` stands; options follow after one blank. A
-    chat is asked as it is. For text that is to be continued (HellaSwag), and for prompts that are complete (lm-eval's), use
+    chat, and an item whose prompt is complete (lm-eval's), is asked as it is. For text that is to be continued (HellaSwag) use
     "{question}". ``max_tokens``: of mode "answer"; an answer that names no option, or several, is malformed and 0.
     """
 
@@ -58,7 +58,7 @@ class MultipleChoice:
     def asks(self, items: Sequence[Item]) -> Asked:
         """Every option of every item, in order; or one answer an item."""
         if self.mode == "answer":
-            prompts = tuple(lettered(item.question, item.options) for item in items)
+            prompts = tuple(lettered(item.question, item.options, complete=item.complete) for item in items)
             return Asked(answers=prompts, max_tokens=self.max_tokens)
         return Asked(likelihoods=tuple(self._question(item, text) for item in items for text in item.options.values()))
 
@@ -78,7 +78,8 @@ class MultipleChoice:
     def _question(self, item: Item, text: str) -> Question:
         prompt: Prompt = item.question
         if isinstance(prompt, str):
-            return Question(self.template.replace("{question}", prompt), f" {text}", closed=False)
+            shown = prompt if item.complete else self.template.replace("{question}", prompt)
+            return Question(shown, f" {text}", closed=False)
         return Question(prompt, text, closed=False)
 
     def _score(self, item: Item, likelihoods: Sequence[Likelihood]) -> float:

@@ -20,12 +20,19 @@ LETTER_ONLY = "Answer with the letter of the right option only."
 _NEXT_QUESTION = re.compile(r"\n\s*(?:Question|Q)\s*\d*\s*[:.]")
 
 
-def lettered(question: Prompt, choices: Mapping[str, str], instruction: str = LETTER_ONLY) -> Prompt:
+def lettered(
+    question: Prompt, choices: Mapping[str, str], instruction: str = LETTER_ONLY, *, complete: bool = False
+) -> Prompt:
     """The question with its options, a line each.
 
     A completion prompt becomes ``Question: ...``, the options as ``A. ...``, ``Answer:``. Of a chat, the last message gets
-    the options and ``instruction``.
+    the options and ``instruction``. Raises ``ValueError`` for a completion prompt that is ``complete``.
     """
+    if complete:
+        raise ValueError(
+            "a prompt that is complete (lm-eval's) has no place for lettered options: use multiple_choice with mode 'text', "
+            f"not {str(question)[-60:]!r}"
+        )
     lines = "\n".join(f"{label}. {text}" for label, text in choices.items())
     if isinstance(question, str):
         return f"Question: {question}\n{lines}\nAnswer:"

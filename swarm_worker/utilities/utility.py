@@ -21,8 +21,9 @@ class Item:
     """One example: a question (``messages`` or a plain ``prompt``) and what is known of its answers.
 
     ``good``, ``bad``: an answer known to be right, one known to be wrong. ``choices``: the options by label; ``good`` is
-    then the right one's label. ``task``: the part of a ``multi`` utility that the item belongs to. ``digest`` names its
-    content; where it is not given it is computed.
+    then the right one's label. ``task``: the part of a ``multi`` utility that the item belongs to. ``complete``: its options
+    follow the prompt as it is (lm-eval's), which no template may wrap. ``digest`` names its content; where it is not given it
+    is computed.
     """
 
     messages: list[dict[str, Any]] | None = None
@@ -31,6 +32,7 @@ class Item:
     bad: str | None = None
     choices: dict[str, str] | None = None
     task: str | None = None
+    complete: bool = False
     digest: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -42,6 +44,8 @@ class Item:
             content: list[Any] = [self.messages, self.prompt, self.good, self.bad]
             if self.choices is not None:  # kept out where there are none: digests of older snapshots stay what they are
                 content.append(self.choices)
+            if self.complete:
+                content.append("complete")
             object.__setattr__(self, "digest", hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
     @property
@@ -77,13 +81,16 @@ class Item:
             "bad": self.bad,
             "choices": self.choices,
             "task": self.task,
+            "complete": self.complete,
             "digest": self.digest,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         names = ("messages", "prompt", "good", "bad", "choices", "task")
-        return cls(**{name: value.get(name) for name in names}, digest=value["digest"])
+        return cls(
+            **{name: value.get(name) for name in names}, complete=bool(value.get("complete")), digest=value["digest"]
+        )
 
 
 @dataclass(frozen=True, slots=True)
