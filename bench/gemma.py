@@ -1,7 +1,7 @@
-"""One real model: Gemma 3 270M, experts from five sources, and a target whose source trained none of them.
+"""One real model: Gemma 3 270M, experts from other sources than the target, and all that one can make of them.
 
-python -m bench.gemma --work DIR            about half an hour: one target
-python -m bench.gemma --work DIR --full     the study that docs/results.md records: two targets, two seeds
+python -m bench.gemma --work DIR            40 minutes on two cores, most of it training: one target, four experts
+python -m bench.gemma --work DIR --full     two hours and a half: two targets, five experts each, two seeds
 python -m bench.gemma --work DIR --quick    everything once, in a minute; its figures mean nothing
 python -m bench.gemma ... --json FILE       and write everything down
 

@@ -1,4 +1,4 @@
-"""The questions of the real-model study: five sources train an expert each, and each source is a target for the others.
+"""The questions of the real-model study: each source trains an expert, and a target is a source for the experts of others.
 
 The files are evaluation sets in the Model Swarms JSON format; ``dev`` and ``test`` are taken together, for a target is
 split anew and a source is only trained on.

@@ -53,15 +53,16 @@ def fine_tune(
 
     ``start``: a PEFT LoRA folder whose factors are trained on (rank, scaling and modules stay its own); None trains a
     fresh adapter of ``rank`` on all linear modules but the output layer. ``utility``: what asks the items, so that the prompts
-    and answers trained on are those it scores (``right_answer``); None: an item's own question and good answer. AdamW without weight decay; the rate warms up over
-    a tenth of the steps to ``rate`` and falls to a tenth of it on a half cosine; gradients are clipped at norm 1; nothing is
-    dropped out. Items come in an order drawn from ``seed``, all of them before any comes again; the loss is the mean over the
-    batch's answer tokens, the one that ends a closed answer included. On one thread, so that the same call writes the same bytes,
-    float32; the folder appears complete or not at all.
+    and answers trained on are those it scores (``right_answer``); None: an item's own question and good answer.
 
-    Raises ``ValueError`` for an item without a good answer, with choices and no utility or too long for the model, for a
-    utility that knows no right answer, for numbers out of range and for a training that diverges; ``UnusableExpert`` for a start that is not a plain LoRA; ``FileExistsError`` for a folder that
-    is there.
+    AdamW without weight decay; the rate warms up over a tenth of the steps to ``rate`` and falls to a tenth of it on a half
+    cosine; gradients are clipped at norm 1; nothing is dropped out. Items come in an order drawn from ``seed``, all of them
+    before any comes again; the loss is the mean over the batch's answer tokens, the one that ends a closed answer included. On
+    one thread, so that the same call writes the same bytes, float32; the folder appears complete or not at all.
+
+    Raises ``ValueError`` for an item without a good answer, with choices but no ``utility``, or too long for the model; for a
+    utility that rates answers and knows no right one; for numbers out of range and for a training that diverges;
+    ``UnusableExpert`` for a start that is not a plain LoRA; ``FileExistsError`` for a folder that is there.
     """
     _require(steps=steps, rate=rate, batch=batch, rank=rank)
     if not items:

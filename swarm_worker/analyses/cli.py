@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from registry.errors import BadInput
-from swarm_worker.offline.console import console
+from swarm_worker.offline.console import open_console
 
 if TYPE_CHECKING:
     from swarm_worker.analyses import Finding, Subject
+    from swarm_worker.offline.config import RunConfig
     from swarm_worker.offline.scene import Scene
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -39,7 +40,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 @app.command()
 def analyse(name: Name, config: Config, out: Out = None, seeds: Seeds = 3, as_json: AsJson = False) -> None:
     """An analysis of Model Swarms' paper on your experts, beside its null: a table, NAME.json and NAME.png."""
-    with console(stderr=True).status("loading") as status:
+    with open_console(stderr=True).status("loading") as status:
         try:
             finding, value = look(name, config, seeds, status.update)
             file = write(finding, value, out or Path(".shoal") / "analyses")
@@ -48,20 +49,20 @@ def analyse(name: Name, config: Config, out: Out = None, seeds: Seeds = 3, as_js
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
         return
-    out_console = console()
-    show(finding, out_console)
-    out_console.print(Text(f"{file}, {file.with_suffix('.png')}"))
+    console = open_console()
+    show(finding, console)
+    console.print(Text(f"{file}, {file.with_suffix('.png')}"))
 
 
 def look(name: str, config: Path, seeds: int, watch: Any) -> tuple[Finding, dict[str, Any]]:
     """What the analysis finds, and the JSON value of it that says what it was found on."""
     from swarm_worker.analyses import ANALYSES
     from swarm_worker.offline import config as configs
-    from swarm_worker.offline.scene import Scene, versions
+    from swarm_worker.offline.scene import versions
 
     if name not in ANALYSES:
         raise ValueError(f"NAME must be one of {', '.join(ANALYSES)}, not {name!r}")
-    scene = Scene.of(configs.load(config))
+    scene = scene_of(configs.load(config))
     subject = subject_of(scene, seeds, watch)
     finding = ANALYSES[name].look(subject)
     told = {
@@ -77,6 +78,14 @@ def look(name: str, config: Path, seeds: int, watch: Any) -> tuple[Finding, dict
         "versions": versions(),
     }
     return finding, finding.to_json() | {"subject": told}
+
+
+def scene_of(config: RunConfig) -> Scene:
+    """The config's scene, with the paper's space and score where ``hull.space`` and ``score`` are not given. Whatever its
+    ``preset``: an analysis is of the paper's swarm."""
+    from swarm_worker.offline.scene import Scene
+
+    return Scene.of(config.model_copy(update={"preset": "paper"}))
 
 
 def subject_of(scene: Scene, seeds: int, watch: Any) -> Subject:
@@ -132,5 +141,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3f}"
     return str(value)
-
-

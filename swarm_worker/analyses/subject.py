@@ -13,6 +13,7 @@ from swarm_worker import search
 from swarm_worker.scorer import Scorer, climb
 from swarm_worker.scoring.engine import Candidate
 from swarm_worker.search import Coefficients, Move, Outcome
+from swarm_worker.search.generations import Generations
 from swarm_worker.search.optimizer import UTILITY_DECIMALS
 from swarm_worker.search.swarm_options import ModelSwarmsOptions
 
@@ -86,6 +87,10 @@ class Subject:
             raise ValueError(f"seeds must be different numbers, 0 or more, not {list(self.seeds)}")
         if self.evaluations <= len(self.names):
             raise ValueError(f"evaluations must be more than the {len(self.names)} starts, not {self.evaluations}")
+        if self.evaluations < (first := len(self._swarm().ask())):
+            raise ValueError(
+                f"evaluations must be {first} or more, the swarm's first generation, not {self.evaluations}"
+            )
         if leaked := {item.digest for item in self.search.items} & {item.digest for item in self.test.items}:
             names = ", ".join(sorted(digest[:12] for digest in leaked))
             raise ValueError(f"{len(leaked)} test items are among the search items: {names}")
@@ -98,8 +103,10 @@ class Subject:
     @property
     def rules(self) -> ModelSwarmsOptions:
         """The options with the preset's and the defaults among them."""
-        optimizer = search.make("model_swarms", n_experts=len(self.names), seed=0, **self.options)
-        return cast(ModelSwarmsOptions, optimizer.options)
+        return cast(ModelSwarmsOptions, self._swarm().options)
+
+    def _swarm(self) -> Generations:
+        return search.make("model_swarms", n_experts=len(self.names), seed=0, **self.options)
 
     def searched(self) -> list[float]:
         """The utility of each expert on the search items: what a choice among experts may be based on."""

@@ -73,8 +73,8 @@ def _without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def format_fix(setting: Setting) -> Found:
     """How many examples and which, none among them, is chosen on the search items. Costs an evaluation an expert and one a
-    choice, as many (up to eight) as the budget covers; a longer prompt counts as much as a short one. Raises ``ValueError`` where no
-    search item has a right answer to show."""
+    choice, as many (up to eight) as the budget covers; a longer prompt counts as much as a short one. Raises ``ValueError``
+    where no search item has a right answer to show."""
     score = setting.scorer.utility
     wanted = setting.utility or score
     examples = _examples(setting.items, (score, wanted))

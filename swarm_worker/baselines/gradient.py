@@ -76,7 +76,8 @@ def _fine_tuned(setting: Setting, start: Scored, rates: tuple[float, ...], spent
     nothing is better than the start there, the start it is."""
     usable, reason = with_right_answer(setting.scorer.utility, setting.items)
     if len(usable) < 5:
-        raise ValueError(f"fine-tuning needs 5 search items with a good answer or more, not {len(usable)}: {reason}")
+        refusal = f"fine-tuning needs 5 search items with a good answer or more, not {len(usable)}"
+        raise ValueError(f"{refusal}: {reason}" if reason else refusal)
     shuffled = random.Random(f"held out/{setting.seed}").sample(usable, len(usable))
     held_out = sorted(shuffled[: max(1, round(HELD_OUT * len(usable)))])
     kept = [setting.items[i] for i in usable if i not in held_out]

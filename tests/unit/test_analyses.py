@@ -436,6 +436,30 @@ def test_the_command_looks_at_a_real_model(config: Path, tmp_path: Path) -> None
     assert 0 < value["rows"][0]["best"] < 1
 
 
+def test_an_analysis_is_of_the_papers_swarm_unless_the_config_says_otherwise(config: Path) -> None:
+    """Space and score are the paper's whatever preset stands there, or none; those that are given themselves count."""
+    from swarm_worker.offline import config as configs
+    from swarm_worker.offline.config import HullConfig
+
+    given = configs.load(config)
+    bare = given.model_copy(update={"hull": HullConfig(), "score": None, "optimizer": None})
+
+    def analysed(**changes: object) -> tuple[str, str, object]:
+        subject = cli.subject_of(cli.scene_of(bare.model_copy(update=changes)), 1, print)
+        return subject.search.space, subject.search.utility.name, subject.options
+
+    paper = ("factors", "exact_match", {"preset": "paper"})
+    assert analysed() == analysed(preset="paper") == paper
+    assert analysed(hull=given.hull) == ("delta", *paper[1:])
+    assert analysed(score=given.score) == ("factors", "likelihood", paper[2])
+
+
+def test_a_subject_whose_budget_is_below_its_first_generation_says_what_is_needed() -> None:
+    """Before anything is scored."""
+    with pytest.raises(ValueError, match=r"evaluations must be \d\d or more, the swarm's first generation, not 10"):
+        replace(GRADED, options={"preset": "paper"}, evaluations=10)
+
+
 def test_emergence_on_a_real_model(config: Path) -> None:
     """What the experts fail and the swarm solves is counted from real answers: the same as asking again."""
     from swarm_worker.offline import config as configs

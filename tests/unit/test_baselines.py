@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from swarm_worker import fine_tuning
 from swarm_worker.baselines import BASELINES, Ensemble, Found, Setting, Single
 from swarm_worker.baselines.cbtm import TEMPERATURES as CLUSTER_TEMPERATURES
-from swarm_worker.baselines.cbtm import ByCluster
+from swarm_worker.baselines.cbtm import ByCluster, text_of
 from swarm_worker.baselines.contender import Equal, fuse, shares_of
 from swarm_worker.baselines.dare_ties import merged, ties
 from swarm_worker.baselines.format_fix import FewShot, with_examples
@@ -23,17 +25,21 @@ from swarm_worker.baselines.pack_of_llms import ByPerplexity, _Perplexities
 from swarm_worker.baselines.slerp import interpolate
 from swarm_worker.hull import HullOptions
 from swarm_worker.scorer import Scorer
+from swarm_worker.scoring.chat import Chat, TokenisedPair
 from swarm_worker.scoring.engine import (
     BASE,
     AdapterFolder,
     Asked,
     Candidate,
     Likelihood,
+    Prompt,
     Question,
+    Scored,
     Told,
 )
-from swarm_worker.utilities import UTILITIES, Item
+from swarm_worker.utilities import UTILITIES, Item, Utility
 from swarm_worker.utilities import make as make_utility
+from swarm_worker.utilities.right_answer import right_answer
 from tests.unit.tiny_setting import (
     ITEMS,
     NAMES,
@@ -47,6 +53,51 @@ from tests.unit.tiny_setting import (
     make_setting,
     utility_of,
 )
+
+CHOICES = [
+    Item(prompt=question, choices=dict(zip("AB", options, strict=True)), good=good, task=task)
+    for question, options, good, task in (
+        ("hue of grass", ("green", "pink"), "A", "text"),
+        ("hue of coal", ("white", "black"), "B", "letter"),
+        ("hue of snow", ("ivory", "brown"), "A", "letter"),
+        ("hue of blood", ("blue", "red"), "B", "text"),
+        ("hue of ash", ("gray", "lime"), "A", "letter"),
+    )
+]
+CHAT_CHOICES = [dataclasses.replace(item, prompt=None, messages=chat(str(item.prompt)), digest="") for item in CHOICES]
+WAYS: dict[str, Utility] = {
+    "text": make_utility("multiple_choice"),
+    "answer": make_utility("multiple_choice", mode="answer"),
+    "abstain": make_utility("abstain"),
+    "likelihood": make_utility("likelihood"),
+    "multi": make_utility(
+        "multi", tasks={"text": "multiple_choice", "letter": {"name": "multiple_choice", "mode": "answer"}}
+    ),
+}
+
+
+class Recording:
+    """An engine without a model: what it was asked last, and a liking for prompts with examples."""
+
+    identity, context = "recording", 10_000
+
+    def __init__(self) -> None:
+        self.seen = Asked()
+
+    def set_experts(self, folders: Sequence[Path], options: HullOptions = HullOptions()) -> None:  # noqa: B008
+        pass
+
+    def length(self, prompt: Prompt, answer: str) -> int:
+        return len(text_of(prompt) + answer)
+
+    def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
+        self.seen = asked
+        right = {item.right_text for item in CHOICES}
+        totals = [
+            5.0 * ("\n\n" in text_of(question.prompt) and question.answer.strip() in right) - 9.0
+            for question in asked.likelihoods
+        ]
+        return [Told(tuple(Likelihood(total, 1) for total in totals), ("",) * len(asked.answers)) for _ in scored]
 
 
 @pytest.fixture(scope="module")
@@ -278,29 +329,78 @@ def test_an_ensemble_asks_for_shares_once_for_each_prompt() -> None:
 def test_a_few_shot_prompt_is_a_chat_with_earlier_turns() -> None:
     """The system message stays first; examples are turns; a plain prompt gets paragraphs."""
     system = {"role": "system", "content": "be brief"}
-    shot = Item(messages=[system, *chat("one")], good="1")
+    shot = Question([system, *chat("one")], "1")
     assert with_examples([system, *chat("two")], [shot]) == [
         system,
         *chat("one"),
         {"role": "assistant", "content": "1"},
         *chat("two"),
     ]
-    assert with_examples("2 = ", [Item(prompt="1 = ", good="one")]) == "1 = one\n\n2 = "
+    assert with_examples("2 = ", [Question("1 = ", "one")]) == "1 = one\n\n2 = "
 
 
 def test_a_question_is_never_shown_its_own_answer(setting: Setting) -> None:
     """Scored on the search items, an example that is the question itself is left out: as without it."""
-    shown = FewShot(BASE, (ITEMS[0], ITEMS[1]))
-    other = FewShot(BASE, (ITEMS[1],))
+    utility = setting.scorer.utility
+    shown = FewShot.of(BASE, utility, ITEMS[:2])
+    other = FewShot.of(BASE, utility, ITEMS[1:2])
     asked = Asked(likelihoods=(Question(ITEMS[0].question, "one"),))
     engine = setting.scorer.engine
     assert shown.told(engine, asked) == other.told(engine, asked)
     assert shown.told(engine, asked) != Single(BASE).told(engine, asked)
 
 
+def is_letter(way: str, item: Item) -> bool:
+    """Whether this way of asking wants a label."""
+    return way in ("answer", "abstain") or (way == "multi" and item.task == "letter")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("items", [CHOICES, CHAT_CHOICES], ids=["completion", "chat"])
+def test_a_choice_is_shown_the_others_answers_but_never_its_own(way: str, items: list[Item]) -> None:
+    """However options are asked: each prompt comes last and as the utility asks it, after the other questions in the same form
+    with their right answers, and its own question is nowhere else in it."""
+    utility, engine = WAYS[way], Recording()
+    asked = utility.asks(items)
+    FewShot.of(BASE, utility, items).told(engine, asked)
+    before = [*(question.prompt for question in asked.likelihoods), *asked.answers]
+    after = [*(question.prompt for question in engine.seen.likelihoods), *engine.seen.answers]
+    assert [question.answer for question in engine.seen.likelihoods] == [q.answer for q in asked.likelihoods]
+    for prompt, shown in zip(before, after, strict=True):
+        own = next(item for item in items if text_of(item.question) in text_of(prompt))
+        others = [right_answer(utility, item) for item in items if item is not own]
+        assert shown == with_examples(prompt, others)
+        assert json.dumps(shown).count(text_of(own.question)) == 1
+        for item, other in zip([item for item in items if item is not own], others, strict=True):
+            assert json.dumps(shown).count(text_of(item.question)) == 1
+            assert other.answer.strip() == (item.right if is_letter(way, item) else item.right_text)
+
+
+def test_examples_have_the_form_that_users_ask_in(pack, engine: Counting, tmp_path: Path) -> None:
+    """Chosen by how likely the right option is, but asked for a letter by users: then letters are what examples show."""
+    setting = make_setting(engine, *pack, tmp_path / "scratch")
+    letters, likely = WAYS["answer"], make_utility("multiple_choice", smooth=True)
+    scorer = Scorer(Recording(), likely, CHOICES)
+    found = BASELINES["format_fix"](dataclasses.replace(setting, scorer=scorer, utility=letters)).contender
+    assert isinstance(found, FewShot)
+    assert set(found.shots) <= {right_answer(letters, item) for item in CHOICES}
+
+
+@pytest.mark.parametrize("name", ["format_fix", "fine_tuning", "fine_tuning_base"])
+def test_what_rates_answers_has_none_to_show_or_train_on(name: str, pack, engine: Counting, tmp_path: Path) -> None:
+    """A judge says how good an answer is, not which is right: who needs one is refused with that reason."""
+    setting = make_setting(engine, *pack, tmp_path / "scratch")
+    scorer = Scorer(engine, make_utility("judge", base_url="http://nowhere.invalid/v1", model="none"), ITEMS)
+    ranked = [(0, 0.5), (1, 0.4), (2, 0.3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Setting, "ranking", lambda self: ranked)  # there is no judge to rank them
+        with pytest.raises(ValueError, match=r"good answer.*judge rates answers and knows no right one"):
+            BASELINES[name](dataclasses.replace(setting, scorer=scorer))
+
+
 def test_examples_that_do_not_fit_the_context_are_left_out(setting: Setting) -> None:
     """A question is answered with as many examples as fit, rather than refused."""
-    long = tuple(Item(messages=chat(f"say {letter * 100}"), good=letter) for letter in "abcd")
+    long = tuple(Question(chat(f"say {letter * 100}"), letter) for letter in "abcd")
     engine = setting.scorer.engine  # its context is 256 letters
     asked = Asked(likelihoods=(Question(chat("say x"), "x"),), answers=(chat("say x"),), max_tokens=8)
     assert FewShot(BASE, long).told(engine, asked) == FewShot(BASE, long[:1]).told(engine, asked)
@@ -336,6 +436,29 @@ def test_fine_tuning_fits_the_search_items(pack, engine: Counting, tmp_path: Pat
     found = BASELINES["fine_tuning_base"](setting)
     assert ": 0 epochs" not in found.note
     assert utility_of(setting, found) > 0.9  # 0.5 is the base
+
+
+@pytest.mark.parametrize("way", ["text", "multi"])
+@pytest.mark.parametrize("name", ["fine_tuning", "data_merge"])
+def test_choices_are_trained_on_as_the_utility_asks_them(
+    name: str, way: str, pack, engine: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever trains gives the utility along with the items, whose own question and label nobody scores."""
+    trained: list[TokenisedPair] = []
+
+    def keep(model, pairs, *others) -> None:
+        trained.extend(pairs)
+        train(model, pairs, *others)
+
+    train = fine_tuning._train
+    monkeypatch.setattr(fine_tuning, "_train", keep)
+    setting = make_setting(engine, *pack, tmp_path / "scratch", evaluations=32)
+    scorer = Scorer(engine, WAYS[way], CHOICES)
+    BASELINES[name](dataclasses.replace(setting, scorer=scorer, training=tuple(CHOICES)))
+    tokenise = Chat.load(pack[0]).tokenise
+    scored = {tokenise(*right_answer(WAYS[way], item)) for item in CHOICES}
+    assert trained
+    assert set(trained) <= scored
 
 
 def test_items_without_a_good_answer_are_not_trained_on(pack, engine: Counting, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import pytest
 
 from swarm_worker.datasets import from_lm_eval, lm_eval_items, load
 from swarm_worker.utilities import make
-from swarm_worker.utilities.utility import Item
+from swarm_worker.utilities.utility import Item, Utility
 
 CHOICE = {"question": "capital?", "choices": {"A": "Paris", "B": "Rome"}, "answer": "B", "id": 7, "domain": "x"}
 ANSWER = {"question": "2 {+} 2?", "answer": "4", "id": 1}
@@ -183,13 +184,30 @@ class LmEvalAlone(LmEvalTask):
 
 def test_lm_evals_items_become_ours() -> None:
     """Its prompts and options as they are; without a test split, validation is test and training is dev."""
-    right = Item(prompt="Question: sky?\nAnswer:", choices={"A": "green", "B": "blue"}, good="B", task="sky")
+    right = Item(
+        prompt="Question: sky?\nAnswer:", choices={"A": "green", "B": "blue"}, good="B", task="sky", complete=True
+    )
     for found in (LmEvalTask(), LmEvalByText()):
         assert lm_eval_items("sky", found) == ([right] * 3, [right])
-    asked = make("multiple_choice", template="{question}").asks([right])
+    asked = make("multiple_choice").asks([right])
     assert asked.likelihoods[1][:2] == ("Question: sky?\nAnswer:", " blue")
     dev, test = lm_eval_items("sky", LmEvalAnswers(), task="colours")
     assert dev[0] == test[0] == Item(prompt="Question: sky?\nAnswer:", good="blue", task="colours")
+
+
+@pytest.mark.parametrize("utility", [make("multiple_choice", mode="answer"), make("abstain")])
+def test_a_complete_prompt_is_not_lettered(utility: Utility) -> None:
+    """Options below lm-eval's "Answer:" would be no prompt of anybody's: it is refused."""
+    _, (item,) = lm_eval_items("sky", LmEvalTask())
+    with pytest.raises(ValueError, match=r"a prompt that is complete .* has no place for lettered options"):
+        utility.asks([item])
+
+
+def test_a_complete_item_is_another_item() -> None:
+    """It is asked otherwise, so it has a digest of its own, and it is still complete when it was written and read."""
+    _, (item,) = lm_eval_items("sky", LmEvalTask())
+    assert dataclasses.replace(item, complete=False, digest="").digest != item.digest
+    assert Item.from_json(item.to_json()) == item
 
 
 def test_lm_eval_tasks_of_another_kind_are_refused() -> None:

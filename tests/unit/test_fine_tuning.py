@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from swarm_worker import fine_tuning
 from swarm_worker.fine_tuning import fine_tune
 from swarm_worker.scoring.engine import BASE, AdapterFolder, Asked, Question, Scored
+from swarm_worker.scoring.token_mix import TokenMixEngine
 from swarm_worker.scoring.transformers import TransformersEngine
-from swarm_worker.utilities import Item
+from swarm_worker.utilities import UTILITIES, Item, Utility, make, measure
 from tests.contract.tiny_model import make_base
 from tests.unit.tiny_experts import logits_of, make_expert
 
@@ -21,6 +25,31 @@ ITEMS = [
     for word in ("one", "two", "three", "four", "five")
 ] + [Item(prompt="two plus two is ", good="four")]
 QUICK = {"steps": 3, "rate": 1e-2, "batch": 4, "seed": 1}
+
+
+WAYS: dict[str, Utility] = {
+    "text": make("multiple_choice", normalise="sum"),
+    "answer": make("multiple_choice", mode="answer", max_tokens=3),
+    "multi": make(
+        "multi",
+        tasks={"text": "multiple_choice", "letter": {"name": "multiple_choice", "mode": "answer", "max_tokens": 3}},
+    ),
+}
+
+
+def choices(messages: bool) -> list[Item]:
+    asked = [("ice", "hot", "cold", "B", "text"), ("sun", "hot", "cold", "A", "text")]
+    asked += [("sky", "blue", "red", "A", "letter"), ("lip", "blue", "red", "B", "letter")]
+    return [
+        Item(
+            messages=[{"role": "user", "content": question}] if messages else None,
+            prompt=None if messages else question,
+            choices={"A": a, "B": b},
+            good=good,
+            task=task,
+        )
+        for question, a, b, good, task in asked
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +93,45 @@ def test_good_answers_become_likelier(base: Path, start: Path, engine, tmp_path:
         base, None if fresh else start, ITEMS, steps=20, rate=1e-2, batch=6, seed=1, folder=tmp_path / "tuned", rank=2
     )
     assert log_likelihood(engine, AdapterFolder(folder)) > log_likelihood(engine, begun) + 10
+
+
+@pytest.mark.parametrize(("name", "messages"), [("text", False), ("answer", True), ("multi", False)])
+def test_what_is_trained_on_is_what_the_utility_scores(
+    base: Path, engine: TransformersEngine, tmp_path: Path, name: str, messages: bool
+) -> None:
+    """Trained on choices as a utility asks them, a fresh adapter gets all of them right by that utility; the base does not."""
+    utility, items = WAYS[name], choices(messages)
+    folder = fine_tune(
+        base, None, items, steps=30, rate=2e-2, batch=4, seed=1, folder=tmp_path / "tuned", utility=utility
+    )
+    before, after = measure(utility, engine, [BASE, AdapterFolder(folder)], items)
+    assert before.utility < 1.0
+    assert after.utility == 1.0
+
+
+def test_a_choice_needs_somebody_who_asks_it(base: Path, tmp_path: Path) -> None:
+    """An item does not say whether it is asked for a letter or for words, and a toxicity has no right answer."""
+    with pytest.raises(ValueError, match="has choices: utility must say how they are asked"):
+        fine_tune(base, None, choices(False), folder=tmp_path / "tuned", **QUICK)
+    with pytest.raises(ValueError, match="toxicity rates answers and knows no right one"):
+        fine_tune(base, None, ITEMS, folder=tmp_path / "tuned", utility=UTILITIES["toxicity"], **QUICK)
+
+
+def test_a_pickled_base_is_loaded_by_nobody(base: Path, tmp_path: Path) -> None:
+    """Unpickling runs whatever code a file holds: a base without safetensors is an error."""
+    pickled = tmp_path / "pickled"
+    shutil.copytree(base, pickled)
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    loaders: list[Callable[[], object]] = [
+        lambda: TransformersEngine.load(pickled),
+        lambda: TokenMixEngine.load(pickled),
+        lambda: TokenMixEngine.load(base, [pickled]),
+        lambda: fine_tune(pickled, None, ITEMS, folder=tmp_path / "tuned", **QUICK),
+    ]
+    for load in loaders:
+        with pytest.raises(OSError, match="safetensors"):
+            load()
 
 
 def test_the_loss_is_of_the_answers_tokens_only(base: Path, start: Path, engine) -> None:

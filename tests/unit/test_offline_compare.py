@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from swarm_worker.baselines import BASELINES
 from swarm_worker.gate import MIN_ITEMS, paired_bootstrap
 from swarm_worker.offline import compare
 from swarm_worker.offline.evidence import weigh
+from swarm_worker.offline.journal import OtherRun
 from swarm_worker.presets import PRESETS
 from swarm_worker.search import OPTIMIZERS
 from swarm_worker.utilities import Item, make
@@ -76,6 +79,33 @@ def test_the_paper_climbs_on_the_utility_in_its_own_space(tmp_path: Path) -> Non
     chosen = PRESETS["shoal"]
     assert (shoal.config.space, shoal.score.name) == (chosen.space, "perplexity")
     assert shoal.optimizer().name == chosen.optimizer
+
+
+def test_a_comparison_on_other_training_data_is_another_one(tmp_path: Path) -> None:
+    """A cell of a baseline that trained on other data is never taken for this one's."""
+    compare.run(scene := make_scene(tmp_path), tmp_path / "out", ["best_expert"], [0])
+    trained = dataclasses.replace(scene.items, training=(Item(prompt="more", good="yes"),))
+    with pytest.raises(OtherRun, match=r"items\.training changed since"):
+        compare.run(dataclasses.replace(scene, items=trained), tmp_path / "out", ["best_expert"], [0])
+
+
+def test_nothing_of_a_method_stays_but_its_cell(tmp_path: Path) -> None:
+    """Of one that was refused, too."""
+    compare.run(make_scene(tmp_path), tmp_path / "out", ["best_expert", "data_merge"], [0])
+    assert not (tmp_path / "out/scratch").exists()
+    assert [file.name for file in (tmp_path / "out/cells").iterdir()] == ["best_expert.0.json"]
+
+
+def test_a_budget_below_the_first_generation_says_what_is_needed(tmp_path: Path) -> None:
+    """The paper begins with 20 particles: its row names the evaluations, and shoal's is there."""
+    scene = make_scene(tmp_path, budget={"evaluations": 19})
+    rows = compare.run(scene, tmp_path / "out", ["best_expert", "shoal", "paper"], [0])["rows"]
+    told = r"budget: model_swarms begins with (\d+) positions, so evaluations must be \1 or more .*, not 19"
+    needed = re.fullmatch(told, rows[2]["refused"])
+    assert needed is not None
+    assert "refused" not in rows[1]
+    enough = make_scene(tmp_path, budget={"evaluations": int(needed[1])})
+    assert "refused" not in compare.run(enough, tmp_path / "enough", ["best_expert", "paper"], [0])["rows"][1]
 
 
 def test_methods_are_chosen_by_name() -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
@@ -14,9 +15,16 @@ from registry.artifacts import digest_of_folder
 from swarm_worker.hull import ExpertStack
 from swarm_worker.offline import report
 from swarm_worker.offline import search as offline
+from swarm_worker.offline.base import base_digest
+from swarm_worker.offline.config import DataConfig, RunConfig
+from swarm_worker.offline.items import draw
 from swarm_worker.offline.journal import DiskCache, Journal, OtherRun, differences, write_json
+from swarm_worker.offline.scene import Scene
 from swarm_worker.offline.search import best_expert, finalists
+from swarm_worker.splits import LeakedItems
 from swarm_worker.utilities import Item
+from tests.contract.tiny_model import make_base
+from tests.unit.tiny_experts import make_expert
 from tests.unit.toy_engine import ToyEngine
 from tests.unit.toy_scene import make_scene
 
@@ -59,6 +67,29 @@ def test_another_run_does_not_go_on_from_this_one(tmp_path: Path) -> None:
     other = dataclasses.replace(other, digests=("sha256:other", *other.digests[1:]))
     with pytest.raises(OtherRun, match=r"experts\.one, seed changed since\. Give another --out, or delete"):
         offline.run(other, tmp_path / "out")
+
+
+def test_another_base_at_the_same_path_is_another_run(tmp_path: Path) -> None:
+    """Any file that a model is loaded from counts, and only those; a copy elsewhere is the same base; an id is itself."""
+    for name in ("base", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"tensors")
+    first = base_digest(str(tmp_path / "base"))
+    (tmp_path / "base/README.md").write_text("a base")
+    assert first == base_digest(str(tmp_path / "base")) == base_digest(str(tmp_path / "copy"))
+    scene = dataclasses.replace(make_scene(tmp_path), base=first)
+    offline.run(scene, tmp_path / "out")
+    (tmp_path / "base/model.safetensors").write_bytes(b"TENSORS")
+    other = dataclasses.replace(scene, base=base_digest(str(tmp_path / "base")))
+    with pytest.raises(OtherRun, match="base changed since"):
+        offline.run(other, tmp_path / "out")
+    cache: dict[str, Any] = {}
+    position = tuple(np.eye(3)[0].tolist())
+    for one in (scene, other, scene):
+        one.scorer(cache)(position)
+    assert len(cache) == 2
+    assert base_digest("google/gemma-3-270m") == "google/gemma-3-270m"
 
 
 def test_what_is_delivered_is_what_was_confirmed(tmp_path: Path) -> None:
@@ -176,10 +207,6 @@ def test_differences_are_named_by_their_place() -> None:
 
 def test_items_are_drawn_by_task_and_never_twice(tmp_path: Path) -> None:
     """Each file gives an equal part under its task's name; a file's own test split stays apart from dev."""
-    from swarm_worker.offline.config import DataConfig
-    from swarm_worker.offline.items import draw
-    from swarm_worker.splits import LeakedItems
-
     for task in "ab":
         dev = [{"question": f"{task} dev {i}", "answer": "x"} for i in range(12)]
         test = [{"question": f"{task} test {i}", "answer": "x"} for i in range(4)]
@@ -200,3 +227,47 @@ def test_items_are_drawn_by_task_and_never_twice(tmp_path: Path) -> None:
     assert [len(part) for part in one.parts().values()] == [4, 3, 3]
     with pytest.raises(LeakedItems):
         draw(DataConfig(file=pool, search=4, confirm=3, training=pool))
+
+
+def test_a_file_that_asks_twice_is_refused_or_deduplicated(tmp_path: Path) -> None:
+    """As knowledge_crosswords, whose dev and test share items: both refusals name what mends them, and it does."""
+
+    def asked(name: str, n: int) -> list[dict[str, str]]:
+        return [{"question": f"{name} {i}", "answer": "x"} for i in range(n)]
+
+    file = tmp_path / "twice.json"
+    file.write_text(
+        json.dumps({"dev": asked("dev", 6) + asked("both", 4), "test": asked("both", 4) + asked("test", 3)})
+    )
+    mended = r"data\.deduplicate: true .* leaves 6 questions in dev and 7 in test"
+    with pytest.raises(LeakedItems, match=rf"data: twice: 4 items are in more than one list: .*; {mended}"):
+        draw(DataConfig(file=file, search=5, confirm=5))
+    with pytest.raises(ValueError, match=rf"data: twice: 10 different items .* are too few .*; {mended}"):
+        draw(DataConfig(file=file, search=6, confirm=5))
+    drawn = draw(DataConfig(file=file, search=3, confirm=3, deduplicate=True))
+    assert [len(part) for part in drawn.parts().values()] == [3, 3, 7]
+    with pytest.raises(ValueError, match=r"too few .*; data\.deduplicate: true has left 6 questions in dev and 7 in"):
+        draw(DataConfig(file=file, search=5, confirm=5, deduplicate=True))
+
+
+def test_a_scene_is_refused_before_anything_is_loaded_where_its_experts_have_no_mix(tmp_path: Path) -> None:
+    """Experts of different ranks have none in factors space: neither the config's, nor a preset's."""
+    base = make_base(tmp_path / "base")
+    for rank, name in enumerate(("one", "two"), start=2):
+        make_expert(base, tmp_path / name, rank, r=rank)
+    (tmp_path / "items.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"q {i}", "good": "x"}) + "\n" for i in range(9))
+    )
+    value: dict[str, Any] = {
+        "base": str(base),
+        "experts": {name: tmp_path / name for name in ("one", "two")},
+        "data": {"file": tmp_path / "items.jsonl", "search": 3, "confirm": 3},
+        "utility": "exact_match",
+    }
+    scene = Scene.of(RunConfig.model_validate(value))
+    assert scene.base == base_digest(str(base))
+    told = "space must be 'delta', not 'factors', for experts of ranks 2, 3"
+    with pytest.raises(ValueError, match=told):
+        scene.under("paper")
+    with pytest.raises(ValueError, match=told):
+        Scene.of(RunConfig.model_validate(value | {"hull": {"space": "factors"}, "engine": "no such engine"}))

@@ -38,6 +38,7 @@ def make_scene(root: Path, engine: ToyEngine | None = None, **changes: Any) -> S
     return Scene(
         config=config,
         engine=engine or ToyEngine(noise=0.2),
+        base=config.base,
         names=NAMES,
         folders=tuple(folders.values()),
         digests=tuple(map(digest_of_folder, folders.values())),
