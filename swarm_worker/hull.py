@@ -114,6 +114,13 @@ class ExpertStack:
         b, a = self.modules[module].mix(self._of_module(self._checked(coefficients, space), module), space)
         return b @ a
 
+    def mixes(self, coefficients: Sequence[float], space: Space) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Each module with its factors at one position, b (d_out, R) and a (R, d_in), float32: dW = b @ a."""
+        coefficients = self._checked(coefficients, space)
+        return (
+            (name, *stacked.mix(self._of_module(coefficients, name), space)) for name, stacked in self.modules.items()
+        )
+
     def generation(
         self, positions: Sequence[Sequence[float]] | torch.Tensor, space: Space
     ) -> Iterator[tuple[str, MixedFactors]]:

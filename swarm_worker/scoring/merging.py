@@ -54,11 +54,14 @@ class MergedModel:
     def merge(self, stack: ExpertStack, coefficients: Sequence[float], space: Space) -> None:
         """Raises ``ValueError`` where the stack adapts a module that the model lacks, or that cannot be merged into."""
         self.restore(but=stack.modules)
-        for name in stack.modules:
-            base = self._saved(name)
-            update = stack.update(name, coefficients, space).to(base.device)
+        for name, *factors in stack.mixes(coefficients, space):
+            base, weight = self._saved(name), self.model.get_submodule(name).weight
+            b, a = (factor.to(base.device) for factor in factors)
             self._changed.add(name)
-            self.model.get_submodule(name).weight.copy_(base + update)
+            if weight.dtype == torch.float32:
+                torch.addmm(base, b, a, out=weight)  # one pass over the weights instead of three
+            else:
+                weight.copy_(base + b @ a)
 
     @torch.inference_mode()
     def restore(self, but: Sequence[str] | dict[str, Any] = ()) -> None:
