@@ -86,22 +86,26 @@ class Moves:
         share: float,
         *,
         by: str,
+        shadow: bool = False,
         reason: str = "",
         expected_revision: int | None = None,
         operation_id: str | None = None,
         details: dict[str, Any] | None = None,
     ) -> Rollout:
-        """``version`` goes on trial with ``share`` (0 to 1) of the traffic; called again it changes the share."""
+        """``version`` goes on trial with ``share`` (0 to 1) of the traffic; called again it changes the share.
+
+        ``shadow``: the champion answers everything, the trial is scored on the side.
+        """
         return self._move(
             "canary_started",
             adapter,
-            lambda seen, at: rules.start_canary(seen, version, share, at=at),
+            lambda seen, at: rules.start_canary(seen, version, share, at=at, shadow=shadow),
             by=by,
             reason=reason,
             expected_revision=expected_revision,
             operation_id=operation_id,
             version=version,
-            details={**(details or {}), "share": share},
+            details={**(details or {}), "share": 0.0 if shadow else share, "shadow": shadow},
         )
 
     def end_canary(

@@ -79,6 +79,7 @@ class Rollout(Record):
 
     ``trail`` holds the champions before this one, oldest first: rolling back pops it, so that going back twice goes
     further back and never forward. ``withdrawn`` holds versions that were rolled back: nothing promotes them by itself.
+    ``shadow``: the trial is one on the side, the champion answers everything and ``challenger_share`` is 0.
     """
 
     adapter: AdapterName
@@ -86,6 +87,7 @@ class Rollout(Record):
     champion: int | None = None
     challenger: int | None = None
     challenger_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    shadow: bool = False
     trail: tuple[int, ...] = ()
     withdrawn: tuple[int, ...] = ()
     moved_at: datetime

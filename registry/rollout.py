@@ -5,7 +5,9 @@ Who may call them and what is written when is the store's business; here is only
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import groupby
 
 from registry.errors import BadInput, Conflict, NothingEarlier, VersionWithdrawn
 from registry.records import Rollout
@@ -26,6 +28,7 @@ def promote(rollout: Rollout, version: int, *, at: datetime, by_itself: bool = F
             "champion": version,
             "challenger": None,
             "challenger_share": 0.0,
+            "shadow": False,
             "trail": (*rollout.trail, rollout.champion) if moved else rollout.trail,
             "withdrawn": tuple(held for held in rollout.withdrawn if held != version),
             "moved_at": at,
@@ -50,6 +53,7 @@ def roll_back(rollout: Rollout, to: int | None = None, *, at: datetime) -> Rollo
             "champion": target,
             "challenger": None,
             "challenger_share": 0.0,
+            "shadow": False,
             "trail": _cut(rollout.trail, target),
             "withdrawn": tuple(dict.fromkeys((*(v for v in rollout.withdrawn if v != target), rollout.champion))),
             "moved_at": at,
@@ -57,8 +61,11 @@ def roll_back(rollout: Rollout, to: int | None = None, *, at: datetime) -> Rollo
     )
 
 
-def start_canary(rollout: Rollout, version: int, share: float, *, at: datetime) -> Rollout:
-    """``version`` goes on trial and answers ``share`` (0 to 1) of the traffic; the champion keeps the rest."""
+def start_canary(rollout: Rollout, version: int, share: float, *, at: datetime, shadow: bool = False) -> Rollout:
+    """``version`` goes on trial and answers ``share`` (0 to 1) of the traffic; the champion keeps the rest.
+
+    ``shadow``: it answers nobody; the champion answers everything and the trial is scored on the side.
+    """
     if rollout.champion is None:
         raise BadInput(f"'{rollout.adapter}' has no champion yet: promote a version first.", field="version")
     if version == rollout.champion:
@@ -66,7 +73,13 @@ def start_canary(rollout: Rollout, version: int, share: float, *, at: datetime) 
     if not 0.0 <= share <= 1.0:
         raise BadInput(f"'share' is {share}; it must be between 0 and 1.", field="share")
     return rollout.model_copy(
-        update={"revision": rollout.revision + 1, "challenger": version, "challenger_share": share, "moved_at": at}
+        update={
+            "revision": rollout.revision + 1,
+            "challenger": version,
+            "challenger_share": 0.0 if shadow else share,
+            "shadow": shadow,
+            "moved_at": at,
+        }
     )
 
 
@@ -75,7 +88,13 @@ def end_canary(rollout: Rollout, *, at: datetime) -> Rollout:
     if rollout.challenger is None:
         raise BadInput(f"'{rollout.adapter}' has no version on trial.", field="version")
     return rollout.model_copy(
-        update={"revision": rollout.revision + 1, "challenger": None, "challenger_share": 0.0, "moved_at": at}
+        update={
+            "revision": rollout.revision + 1,
+            "challenger": None,
+            "challenger_share": 0.0,
+            "shadow": False,
+            "moved_at": at,
+        }
     )
 
 
@@ -92,11 +111,10 @@ def retire(rollout: Rollout, version: int, *, at: datetime) -> Rollout:
             version=version,
             pinned=list(rollout.pinned),
         )
-    left = [held for held in rollout.trail if held != version]
     return rollout.model_copy(
         update={
             "revision": rollout.revision + 1,
-            "trail": tuple(held for place, held in enumerate(left) if place == 0 or left[place - 1] != held),
+            "trail": _steps(held for held in rollout.trail if held != version),
             "withdrawn": tuple(held for held in rollout.withdrawn if held != version),
             "moved_at": at,
         }
@@ -107,4 +125,9 @@ def _cut(trail: tuple[int, ...], target: int) -> tuple[int, ...]:
     """The trail as it was before ``target`` was champion the last time."""
     if target in trail:
         return trail[: len(trail) - 1 - trail[::-1].index(target)]
-    return tuple(version for version in trail if version < target)
+    return _steps(version for version in trail if version < target)
+
+
+def _steps(champions: Iterable[int]) -> tuple[int, ...]:
+    """A trail has no step from a version to itself."""
+    return tuple(version for version, _ in groupby(champions))

@@ -133,9 +133,15 @@ class Client:
         """Back to ``to``, or to the champion before this one; again: further back. ``how`` as for ``promote``."""
         return self._move(name, "rollback", {**_given(to=to), **how})
 
-    def canary(self, name: str, version: int | None, share: float = 0.0, **how: Any) -> dict[str, Any]:
-        """Give ``version`` that share (0 to 1) of the traffic; ``None`` ends the trial. ``how`` as for ``promote``."""
-        return self._move(name, "canary", {"version": version, "share": share, **how})
+    def canary(
+        self, name: str, version: int | None, share: float = 0.0, *, shadow: bool = False, **how: Any
+    ) -> dict[str, Any]:
+        """Give ``version`` that share (0 to 1) of the traffic; ``None`` ends the trial. ``how`` as for ``promote``.
+
+        ``shadow``: the champion answers everything, the version is scored on the side.
+        """
+        aside = {"shadow": True} if shadow else {}
+        return self._move(name, "canary", {"version": version, "share": share, **aside, **how})
 
     def _move(self, name: str, move: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._call("POST", _path(name, move), json=body, timeout=MOVE_SECONDS)

@@ -37,10 +37,11 @@ class RollBack(MoveBody):
 
 
 class Canary(MoveBody):
-    """``version: null`` ends the trial."""
+    """``version: null`` ends the trial; ``shadow``: the champion answers everything, the trial is scored on the side."""
 
     version: int | None
     share: float = 0.05
+    shadow: bool = False
 
 
 @router.get("")
@@ -154,7 +155,9 @@ async def canary(name: Name, body: Canary, parts: PartsOf, caller: Caller) -> Ro
     await _get_ready(parts, name, body.version)
     number = body.version
     rollout = await asyncio.to_thread(
-        lambda: parts.registry.start_canary(name, number, body.share, by=caller, **body.conditions())
+        lambda: parts.registry.start_canary(
+            name, number, body.share, by=caller, shadow=body.shadow, **body.conditions()
+        )
     )
     return await _followed(parts, name, rollout)
 

@@ -62,7 +62,11 @@ def _version(number: int | None) -> str:
 def _trial(rollout: dict[str, Any]) -> str:
     if rollout.get("challenger") is None:
         return ""
-    return f"version {rollout['challenger']}, {output.percent(rollout['challenger_share'])}"
+    return f"version {rollout['challenger']}, {_share(rollout)}"
+
+
+def _share(rollout: dict[str, Any]) -> str:
+    return "shadow" if rollout.get("shadow") else output.percent(rollout["challenger_share"])
 
 
 def _place(version: dict[str, Any], rollout: dict[str, Any]) -> str:
@@ -70,7 +74,7 @@ def _place(version: dict[str, Any], rollout: dict[str, Any]) -> str:
     if number == rollout.get("champion"):
         return "champion"
     if number == rollout.get("challenger"):
-        return f"challenger, {output.percent(rollout['challenger_share'])}"
+        return f"challenger, {_share(rollout)}"
     if version.get("retired"):
         return "retired"
     if number in (rollout.get("withdrawn") or ()):

@@ -48,6 +48,9 @@ def canary(
         float | None,
         typer.Option("--share", min=0, max=1, help="Its share of the traffic: .05 is 5%.", show_default=False),
     ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Answer nobody with it: the champion answers, it is scored on the side.")
+    ] = False,
     end: Annotated[bool, typer.Option("--end", help="End the trial that goes on.")] = False,
     reason: Reason = "",
     expected_revision: Revision = None,
@@ -59,14 +62,17 @@ def canary(
 
     shoal canary support-bot 7 --share .05
 
+    shoal canary support-bot 7 --shadow
+
     shoal canary support-bot --end
     """
-    if end == (version is not None) or (share is None) != end:
+    if end == (version is not None) or (share is not None) + shadow + end != 1:
         raise LocalProblem(
-            f"Give a version with its share, or end the trial: shoal canary {name} 7 --share .05 | --end."
+            f"Give a version with its share, or --shadow, or end the trial: "
+            f"shoal canary {name} 7 --shadow | 7 --share .05 | --end."
         )
     with connect(url, api_key) as client:
-        _told(client.canary(name, version, share or 0.0, **how(reason, expected_revision)), json)
+        _told(client.canary(name, version, share or 0.0, shadow=shadow, **how(reason, expected_revision)), json)
 
 
 def _told(rollout: dict[str, Any], json: bool) -> None:
@@ -76,5 +82,6 @@ def _told(rollout: dict[str, Any], json: bool) -> None:
     name, champion = rollout["adapter"], rollout["champion"]
     trial = ""
     if rollout.get("challenger") is not None:
-        trial = f"; {name}@{rollout['challenger']} has {output.percent(rollout['challenger_share'])} of the traffic"
+        share = f"has {output.percent(rollout['challenger_share'])} of the traffic"
+        trial = f"; {name}@{rollout['challenger']} {'is tried in its shadow' if rollout.get('shadow') else share}"
     output.say((f"{name} -> version {champion}", "bold green"), f"{trial} (revision {rollout['revision']})")

@@ -229,7 +229,7 @@ def test_events_say_who_when_why_from_and_to(store: Store) -> None:
     assert (back.by, back.reason, back.before, back.after, back.version) == ("ann", "worse", 3, 1, 1)
     assert (forth.kind, forth.before, forth.after, forth.operation_id) == ("promoted", 1, 3, "op-3")
     assert (ended.kind, ended.version) == ("canary_ended", 2)
-    assert started.details == {"run": "run-1", "share": 0.05}
+    assert started.details == {"run": "run-1", "share": 0.05, "shadow": False}
     assert (first.before, first.after, first.revision) == (None, 1, 1)
     assert store.history("bot", 3, None) + store.history("bot", 100, events[2].number) == events
     assert store.history("bot", 10, 1) == []

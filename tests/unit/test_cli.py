@@ -153,6 +153,7 @@ def test_lineage_is_a_tree(fake: FakeShoal, shoal: Shoal) -> None:
         ("rollback support-bot", "rollback", {}),
         ("rollback support-bot --to 1 --expected-revision 4", "rollback", {"to": 1, "expected_revision": 4}),
         ("canary support-bot 3 --share .05", "canary", {"version": 3, "share": 0.05}),
+        ("canary support-bot 3 --shadow", "canary", {"version": 3, "share": 0.0, "shadow": True}),
         ("canary support-bot --end", "canary", {"version": None, "share": 0.0}),
     ],
 )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from registry import rollout as rules
@@ -95,6 +95,18 @@ def test_a_trial_needs_a_champion_and_ends_once() -> None:
         rules.end_canary(moved(1), at=AT)
 
 
+def test_a_shadow_trial_answers_nobody_until_it_gets_a_share() -> None:
+    """In the shadow the challenger has no share; a share takes it out of the shadow, and every end of a trial does."""
+    shadow = rules.start_canary(moved(1), 2, 0.3, at=AT, shadow=True)
+    assert (shadow.challenger, shadow.challenger_share, shadow.shadow) == (2, 0.0, True)
+
+    shared = rules.start_canary(shadow, 2, 0.3, at=AT)
+    assert (shared.challenger_share, shared.shadow) == (0.3, False)
+    assert not rules.end_canary(shadow, at=AT).shadow
+    assert not rules.promote(shadow, 2, at=AT).shadow
+    assert not rules.roll_back(rules.start_canary(moved(1, 3), 2, 0.0, at=AT, shadow=True), at=AT).shadow
+
+
 def test_pinned_versions_are_not_retired_others_leave_the_trail() -> None:
     """Champion, challenger and the way back stay; a retired version is on no trail any more."""
     rollout = moved(1, 2, 1, 3, 4)
@@ -118,6 +130,7 @@ MOVES = st.lists(
 
 
 @given(MOVES)
+@example([("promote", version, False) for version in (1, 3, 1, 3)] + [("roll_back", 2, None)])
 def test_what_holds_after_any_moves(moves: list[tuple]) -> None:
     """The revision counts the moves; the champion is never its own way back; a trail has no step to itself."""
     rollout, done = moved(), 0
