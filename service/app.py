@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
 from service.bell import Bell
+from service.drain import Drain, DrainGate
 from service.engine import EngineSettings, EngineUnavailable
 from service.engines import make_engine
 from service.engines.die_with_parent import die_with_parent
@@ -36,6 +38,7 @@ from service.spool import Spool
 
 log = logging.getLogger("shoal.service")
 THREADS = 64
+ENGINE_LOOK_SECONDS = 0.5
 
 
 class Service:
@@ -61,6 +64,7 @@ class Service:
         spool = Spool(settings.home / f"feedback-{settings.port}.jsonl", lambda item: feedback.take(registry, [item]))
         self.parts = Parts(settings, registry, replica, Auth(settings), Bell(registry_settings), recorder, spool)
         self.gateway = ShoalGateway(self.parts, self.engine, base_names=_base_names(registry_settings.base))
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Ready when this returns: the engine answers and every champion is loaded."""
@@ -69,12 +73,15 @@ class Service:
         if self.parts.recorder:
             self.parts.recorder.start()
         self.parts.spool.start()
+        self._watching = asyncio.create_task(self._watch_engine(), name="engine-watch")
         log.info(
             "%s is ready: %s", self.settings.replica_id, ", ".join(sorted(self.residents.ready)) or "no adapter yet"
         )
 
     async def stop(self) -> None:
         """Requests have ended by now; what they left to be recorded is written, then the engine ends."""
+        if self._watching:
+            self._watching.cancel()
         await self.parts.replica.stop()
         self.parts.spool.stop()
         if self.parts.recorder:
@@ -82,6 +89,13 @@ class Service:
         await self.residents.close()
         await self.engine.stop()
         self.parts.registry.close()
+
+    async def _watch_engine(self) -> None:
+        """A dead engine does not come back: this process ends, so that its supervisor starts a whole replica."""
+        while self.engine.alive:  # noqa: ASYNC110  # an engine tells nobody that it died: it is asked
+            await asyncio.sleep(ENGINE_LOOK_SECONDS)
+        log.critical("the engine has died; this process ends, to be started again")
+        signal.raise_signal(signal.SIGTERM)
 
     @property
     def ready(self) -> bool:
@@ -111,6 +125,8 @@ def engine_settings(settings: ServiceSettings, registry_settings: RegistrySettin
 def make_app() -> FastAPI:
     """The routes. What they work on arrives in ``app.state`` when the service has started."""
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
+    app.state.drain = Drain()
+    app.add_middleware(DrainGate, drain=app.state.drain)
     add_error_handlers(app)
     for noun in (adapters, feedback, runs, status):
         app.include_router(noun.router)
@@ -173,6 +189,7 @@ class ShoalService:
         service = Service(ServiceSettings.load(), RegistrySettings.load())
         await service.start()
         app.state.parts, app.state.gateway = service.parts, service.gateway
+        app.state.drain.install(service.parts.replica.stop, service.settings.stop_notice)
         self._service = service
 
     @bentoml.on_shutdown
@@ -180,7 +197,7 @@ class ShoalService:
         await self._service.stop()
 
     async def __is_ready__(self) -> bool:
-        return self._service.ready
+        return self._service.ready and not app.state.drain.stopping
 
     async def __is_alive__(self) -> bool:
         return self._service.engine.alive

@@ -77,6 +77,11 @@ class Replica:
         """The rollouts that requests are routed by, by adapter."""
         return dict(self._rollouts)
 
+    @property
+    def leases(self) -> dict[str, int]:
+        """Answers that are being made now, by version; only versions with some."""
+        return self._residents.leases
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -99,6 +99,11 @@ class Residents:
     def pinned(self) -> frozenset[str]:
         return self._pinned
 
+    @property
+    def leases(self) -> dict[str, int]:
+        """Leases by version, only versions with some."""
+        return self._leases.all()
+
     def pin(self, names: Iterable[str]) -> None:
         """Say which versions may never be evicted: champions, challengers, ways back. Replaces the last call's."""
         self._pinned = frozenset(names)

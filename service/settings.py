@@ -57,6 +57,13 @@ class ServiceSettings(BaseSettings):
         default=60.0, gt=0, description="How long a version that is unloaded may go on answering."
     )
 
+    stop_notice: float = Field(
+        default=0.0,
+        ge=0,
+        le=300,
+        description="Seconds that /readyz says 503 before a stopping replica closes its port.",
+    )
+
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> ServiceSettings:
         if self.api_key is None and not is_loopback(self.host):

@@ -24,6 +24,7 @@ def get_status(parts: PartsOf, _: Caller) -> Any:
         "ready": parts.replica.ready,
         "redis": "up" if replicas is not None else "down",
         "replicas": replicas or [],
+        "leases": parts.replica.leases,
         "rollouts": parts.replica.rollouts,
         "interactions_dropped": parts.recorder.dropped if parts.recorder else 0,
     }

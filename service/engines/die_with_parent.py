@@ -5,6 +5,9 @@ memory, and a second engine would be started beside them. The kernel can end a c
 (``man 2 prctl``, PR_SET_PDEATHSIG), if the child asks for it itself. The service asks at its own start
 (``die_with_parent``); vLLM's processes are asked by ``register``, a ``vllm.general_plugins`` entry point.
 
+A stop, on the other hand, is the service's to give. BentoML's supervisor sends SIGTERM to the worker *and* to its
+children, and vLLM's core would break off every answer at once: in the service it takes ``ENGINE_STOP`` instead.
+
 The signal fires when the *thread* that started the child ends, so engines are started from a thread that lives as
 long as they should: the main thread, where the event loop runs.
 """
@@ -16,8 +19,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ENGINE_STOP = signal.SIGUSR2
+KEEPS_ON = "SHOAL_ENGINE_KEEPS_ON"  # in the environment of an engine that only its service may stop
 
 
 def die_with_parent(parent: int | None = None) -> bool:
@@ -44,3 +50,25 @@ def register() -> None:
     """
     if parent := multiprocessing.parent_process():
         die_with_parent(parent.pid)
+        if os.environ.get(KEEPS_ON) and multiprocessing.current_process().name.startswith("EngineCore"):
+            _stop_by_service_alone()
+
+
+def stop_engines(within: float = 5.0) -> None:
+    """Ask the engine cores that this process started to end, and wait for them; those that do not are the caller's."""
+    cores = [child for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
+    for core in cores:
+        if core.pid is not None and core.is_alive():
+            os.kill(core.pid, ENGINE_STOP)
+    until = time.monotonic() + within
+    for core in cores:
+        core.join(max(0.0, until - time.monotonic()))
+
+
+def _stop_by_service_alone() -> None:
+    """vLLM's own handler, which it has set by now, moves to another signal."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(ENGINE_STOP, handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)

@@ -26,7 +26,13 @@ from service.engine import (
 from service.engines.adapter_files import AdapterFiles, read_adapter, reason_to_refuse
 
 CONTEXT = 256  # words, where the settings name no max_model_len
+PACE = "--seconds-per-token"
 MAX_TOKENS = 16  # words of an answer, where the body names none
+
+
+def _pace(arguments: tuple[str, ...]) -> float:
+    """``--seconds-per-token 0.05`` of SHOAL_ENGINE_ARGS: for answers that take a while in a process of their own."""
+    return float(arguments[arguments.index(PACE) + 1]) if PACE in arguments else 0.0
 
 
 class StubEngine:
@@ -34,7 +40,7 @@ class StubEngine:
 
     def __init__(self, settings: EngineSettings, *, seconds_per_token: float = 0.0) -> None:
         self.settings = settings
-        self.seconds_per_token = seconds_per_token
+        self.seconds_per_token = seconds_per_token or _pace(settings.extra_args)
         self.running = 0  # answers being made now
         self._adapters: dict[str, AdapterFiles] = {}
         self._paths: dict[str, Path] = {}

@@ -39,6 +39,7 @@ from service.engine import (
     UnknownAdapter,
 )
 from service.engines.adapter_files import read_adapter, reason_to_refuse
+from service.engines.die_with_parent import KEEPS_ON, stop_engines
 
 PROBE_PROMPTS = (
     "The capital of France is Paris, and the capital of Italy is",
@@ -89,6 +90,7 @@ class VllmEngine:
 
     async def stop(self) -> None:
         self._client = self._state = None
+        await asyncio.to_thread(stop_engines)
         await self._exits.aclose()
 
     async def add(self, name: str, path: Path) -> None:
@@ -231,6 +233,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "VLLM_MAX_N_SEQUENCES": "128",  # OpenAI's limit for n; vLLM's own is 16384 sequences for one request
         "TOKENIZERS_PARALLELISM": "false",
+        KEEPS_ON: "1",
     }
     if Path(settings.base).exists():
         wanted |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
