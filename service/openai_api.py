@@ -71,11 +71,11 @@ def openai_router(gateway: Gateway) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=None)
     async def create_chat_completion(request: Request) -> Response:
-        return await _guarded(request, lambda asked: _answer(gateway, gateway.engine.chat, request, asked))
+        return await answer_chat(gateway, request)
 
     @router.post("/v1/completions", response_model=None)
     async def create_completion(request: Request) -> Response:
-        return await _guarded(request, lambda asked: _answer(gateway, gateway.engine.complete, request, asked))
+        return await answer_completion(gateway, request)
 
     @router.get("/v1/models", response_model=None)
     async def list_models(request: Request) -> Response:
@@ -95,6 +95,16 @@ def openai_router(gateway: Gateway) -> APIRouter:
         return await _guarded(request, answer)
 
     return router
+
+
+async def answer_chat(gateway: Gateway, request: Request) -> Response:
+    """``POST /v1/chat/completions``: never raises, an error is a response too."""
+    return await _guarded(request, lambda asked: _answer(gateway, gateway.engine.chat, request, asked))
+
+
+async def answer_completion(gateway: Gateway, request: Request) -> Response:
+    """``POST /v1/completions``: never raises, an error is a response too."""
+    return await _guarded(request, lambda asked: _answer(gateway, gateway.engine.complete, request, asked))
 
 
 async def _guarded(request: Request, answer: Callable[[str], Awaitable[Response]]) -> Response:

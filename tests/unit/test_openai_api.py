@@ -17,6 +17,7 @@ from service.engines.stub import StubEngine
 from service.exchanges import Exchange
 from service.leases import Leases
 from service.openai_api import Admission, Route, openai_router
+from service.openai_path import OpenAIPath
 from tests.contract.tiny_adapter import make_adapter
 
 MESSAGES = [{"role": "user", "content": "how are you today"}]
@@ -54,10 +55,13 @@ async def gateway(tmp_path: Path) -> OneAdapterGateway:
     return made
 
 
-@pytest.fixture
-async def client(gateway: OneAdapterGateway) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
+@pytest.fixture(params=["router", "short way"])
+async def client(gateway: OneAdapterGateway, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    """The routes as FastAPI has them, and as the service answers them before FastAPI is asked."""
+    app: Any = FastAPI()
     app.include_router(openai_router(gateway))
+    if request.param == "short way":
+        app = OpenAIPath(app, gateway)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shoal") as made:
         yield made
 
