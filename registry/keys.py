@@ -17,8 +17,9 @@ key (after the namespace)              type    holds
 ``interaction:{ID}``                   string  an Interaction as JSON; expires
 ``{:replicas}:until`` / ``:records``   zset /  replica id -> the second its record ends / a Replica as JSON
                                        hash
-``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / empty
+``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / the wish's number
                                        hash
+``{:wanted}:asked``                    string  how many wishes there were: the number of the last one
 ``runs``                               zset    run id -> created at, seconds
 ``{run:ID}:PART``                      any     what belongs to one run (see ``registry/runs.py``)
 ``{name}:run``                         string  the run that is going for the adapter
@@ -87,6 +88,10 @@ class Keys:
 
     def records(self, table: str) -> str:
         return f"{self.namespace}:{{:{table}}}:records"
+
+    @property
+    def asked(self) -> str:
+        return f"{self.namespace}:{{:wanted}}:asked"
 
     @property
     def runs(self) -> str:

@@ -284,11 +284,15 @@ class Run(Record):
 
 
 class Replica(Record):
-    """A service process that is alive: what it holds and what it could not load. Its record expires by itself."""
+    """A service process that is alive: what it holds and what it could not load. Its record expires by itself.
+
+    ``heard``: the number of the wish that each refusal answers (``Replicas.ask``).
+    """
 
     id: str
     at: datetime
     url: str = ""
     holds: tuple[str, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
+    heard: dict[str, int] = Field(default_factory=dict)
     revisions: dict[str, int] = Field(default_factory=dict)

@@ -232,9 +232,9 @@ class Registry(Moves):
         """
         self.version(adapter, version)
         deadline = time.monotonic() + timeout
-        self.replicas.ask(adapter, version, ttl=max(120.0, timeout))
+        asked = self.replicas.ask(adapter, version, ttl=max(120.0, timeout))
         while True:
-            seen = self.replicas.readiness(adapter, version)
+            seen = self.replicas.readiness(adapter, version, asked)
             if seen.complete:
                 return seen
             if seen.refused:

@@ -30,6 +30,7 @@ class Replicas:
     """Each replica writes its own record, which ends by itself; anybody may ask for a version."""
 
     def __init__(self, client: RegistryRedis, keys: Keys) -> None:
+        self._redis, self._asked = client, keys.asked
         self._hold = script(client, "hold")
         self._held = script(client, "held")
         self._tables = {table: [keys.until(table), keys.records(table)] for table in (_REPLICAS, _WANTED)}
@@ -47,20 +48,34 @@ class Replicas:
         held = self._held(keys=self._tables[_REPLICAS])
         return sorted((Replica.model_validate_json(record) for record in held[1::2]), key=lambda replica: replica.id)
 
-    def ask(self, adapter: str, version: int, ttl: float = 120.0) -> None:
-        """Please get this version ready: every replica reads it in ``wanted`` for ``ttl`` seconds."""
-        self._hold(keys=self._tables[_WANTED], args=[f"{adapter}@{version}", ttl, ""])
+    def ask(self, adapter: str, version: int, ttl: float = 120.0) -> int:
+        """Please get this version ready: every replica reads it in ``wishes`` for ``ttl`` seconds.
+
+        Answers the wish's number: a replica that refused an earlier wish tries again for a later one."""
+        number = int(self._redis.incr(self._asked))
+        self._hold(keys=self._tables[_WANTED], args=[f"{adapter}@{version}", ttl, number])
+        return number
 
     def wanted(self) -> list[tuple[str, int]]:
         """The (adapter, version) pairs that were asked for, soonest to end first. One round trip."""
-        names = self._held(keys=self._tables[_WANTED])[::2]
-        return [(adapter, int(version)) for adapter, _, version in (name.rpartition("@") for name in names)]
+        return [(adapter, version) for adapter, version, _ in self.wishes()]
 
-    def readiness(self, adapter: str, version: int) -> Readiness:
-        """How far the live replicas are. A replica that holds it counts as ready, whatever it refused before."""
+    def wishes(self) -> list[tuple[str, int, int]]:
+        """As ``wanted``, each with the number of its last wish."""
+        held = self._held(keys=self._tables[_WANTED])
+        named = ((name.rpartition("@"), number) for name, number in zip(held[::2], held[1::2], strict=True))
+        return [(adapter, int(version), int(number or 0)) for (adapter, _, version), number in named]
+
+    def readiness(self, adapter: str, version: int, asked: int = 0) -> Readiness:
+        """How far the live replicas are. A replica that holds it counts as ready, whatever it refused before; a refusal
+        counts where it answers wish ``asked`` or a later one."""
         name = f"{adapter}@{version}"
         live = self.live()
-        refused = {replica.id: replica.refused[name] for replica in live if name in replica.refused}
+        refused = {
+            replica.id: replica.refused[name]
+            for replica in live
+            if name in replica.refused and replica.heard.get(name, asked) >= asked
+        }
         ready = [replica.id for replica in live if name in replica.holds]
         waiting = [replica.id for replica in live if replica.id not in ready and replica.id not in refused]
         return Readiness(ready, waiting, {replica: why for replica, why in refused.items() if replica not in ready})

@@ -54,7 +54,6 @@ class Service:
         )
         replica = Replica(
             registry,
-            self.engine,
             self.residents,
             replica_id=settings.replica_id,
             poll_seconds=settings.poll_seconds,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from registry.errors import NotFound, ShoalError
+from registry.errors import ArtifactMissing, NotFound, ShoalError
 from registry.records import Interaction as Recorded
 from registry.records import Message
 from service.api.parts import Parts
@@ -47,6 +47,8 @@ class ShoalGateway:
             raise EngineError(
                 409, "version_not_servable", f"{error.name} cannot be served: {error.reason}", "model"
             ) from error
+        except ArtifactMissing as error:
+            raise EngineError(503, error.code, error.message, "model") from error
         except ShoalError as error:
             raise EngineError(error.status, error.code, error.message, "model") from error
         return Admission(Route(held.name, held.name), held.lease)

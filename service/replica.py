@@ -1,35 +1,38 @@
 """One replica: it knows the rollouts, keeps their versions loaded, and tells the registry what it holds.
 
 The rollouts live in memory: a request costs no round trip. A change is heard of by pub/sub, as a hint, and by polling the
-revisions, as the truth. A version is loaded before the pointer moves to it. With Redis gone the last known rollouts stand; they
-are on disk, too, so that a replica can start without Redis.
+revisions, as the truth (``service/rollouts.py``). With Redis gone the last known rollouts stand; they are on disk, too, so
+that a replica can start without Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 import threading
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.errors import AdapterUnknown, NotFound, RegistryDown, ShoalError, VersionRetired
-from registry.files import write_atomically
+from registry.errors import AdapterUnknown, NotFound, RegistryDown, VersionRetired, VersionUnknown
 from registry.records import Replica as ReplicaRecord
-from registry.records import Rollout, Version, now
+from registry.records import Rollout, now
 from registry.registry import Registry
-from service.engine import Engine, EngineError
+from service.arrivals import ARRIVAL_ERRORS, Arrivals
+from service.background import Background
+from service.known import Known
 from service.leases import Lease
-from service.residents import ResidentError, Residents
+from service.residents import Residents
+from service.rollouts import Rollouts
 from service.routing import ModelId, choose
+from service.wishes import Wishes
 
 log = logging.getLogger("shoal.replica")
 
 BEAT_TTL = 5.0
-REFUSAL_SECONDS = 60.0
 RECONCILE_SECONDS = 30.0
+LEARN = 50  # version records that are looked up at a poll, for the file of last known rollouts
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class Replica:
     def __init__(
         self,
         registry: Registry,
-        engine: Engine,
         residents: Residents,
         *,
         replica_id: str,
@@ -54,18 +56,18 @@ class Replica:
         known: Path,
     ) -> None:
         self._registry = registry
-        self._engine = engine
         self._residents = residents
+        self._background = Background()
+        self._arrivals = Arrivals(registry, residents)
+        self._rollouts = Rollouts(registry, residents, self._arrivals, self._background)
+        self._wishes = Wishes(registry, residents, self._arrivals, self._background, self._beat)
         self._id = replica_id
         self._poll = poll_seconds
-        self._known = known
-        self._rollouts: dict[str, Rollout] = {}
-        self._versions: dict[str, Version] = {}
-        self._refused: dict[str, str] = {}
-        self._refused_at: dict[str, float] = {}
+        self._known = Known(known)
+        self._saved: tuple[int, int] = (0, 0)
         self._reconciled = 0.0
+        self._reconciling: asyncio.Task[None] | None = None
         self._hint = asyncio.Event()
-        self._changing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = threading.Event()
         self._listener: threading.Thread | None = None
@@ -75,23 +77,39 @@ class Replica:
     @property
     def rollouts(self) -> dict[str, Rollout]:
         """The rollouts that requests are routed by, by adapter."""
-        return dict(self._rollouts)
+        return dict(self._rollouts.now)
 
     @property
     def leases(self) -> dict[str, int]:
         """Answers that are being made now, by version; only versions with some."""
         return self._residents.leases
 
+    @property
+    def leftover(self) -> list[str]:
+        """Versions that should have left the engine and have not; their removal is tried again at every look."""
+        return sorted(self._residents.leftover)
+
+    @property
+    def unservable(self) -> dict[str, str]:
+        """Champions and other pinned versions that could not be loaded, each with the reason."""
+        pinned = set(self._rollouts.pinned) if self._arrivals.failures else set()
+        return {name: failure.reason for name, failure in self._arrivals.failures.items() if name in pinned}
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Converge on the rollouts as they are, or as they were last known; then keep up. Raises when a champion cannot be
-        served: a replica that answers with something else would be worse than none."""
+        """Converge on the rollouts as they are, or as they were last known; then keep up.
+
+        The versions to keep loaded are loaded, or found unservable, when this returns. A champion that cannot be served
+        keeps nobody from the others: its own adapter answers with the reason, and ``unservable`` tells."""
         try:
-            await self._catch_up(strict=True)
+            await self._converge()
+            await self._beat()  # from here on moves ask this replica, too; what moved before is caught up with
+            await self._converge()
         except RegistryDown:
             self.registry_down = True
-            await self._restore()
+            if not self._rollouts.now:
+                await self._restore()
         self.ready = True
         listen = (asyncio.get_running_loop(),)
         self._listener = threading.Thread(target=self._listen, args=listen, name="rollout-hints", daemon=True)
@@ -101,16 +119,24 @@ class Replica:
             asyncio.create_task(self._keep_beating(), name="heartbeat"),
         ]
 
+    async def _converge(self) -> None:
+        await self._rollouts.catch_up()
+        await self._background.settled()
+        self._rollouts.bring_pinned()
+        await self._background.settled()
+
     async def stop(self) -> None:
-        """Stop keeping up and say goodbye; safe to repeat."""
+        """Stop keeping up and say goodbye; what is being answered goes on. Safe to repeat."""
         self.ready = False
         self._stopping.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.cancel()
         if self._listener is not None:
             await asyncio.to_thread(self._listener.join, 3.0)  # it reads the connection that is closed next
         try:
+            await asyncio.to_thread(self._save)
             await asyncio.to_thread(self._registry.replicas.gone, self._id)
         except RegistryDown:
             log.info("Redis is gone: the heartbeat of %s expires by itself", self._id)
@@ -124,18 +150,20 @@ class Replica:
         replica never heard of while Redis is gone.
         """
         number = model.version
+        rollout = self._rollouts.now.get(model.adapter)
+        if rollout is not None:
+            self._rollouts.asked[model.adapter] = time.monotonic()
         if number is None:
-            rollout = self._rollouts.get(model.adapter)
             if rollout is None:
                 raise AdapterUnknown(model.adapter)
             number = choose(rollout, model.selector, session)
             if number is None:
-                raise NotFound(f"'{model.adapter}' has no {model.selector} now.", adapter=model.adapter)
+                place = "champion yet" if model.selector == "rollout" else f"{model.selector} now"
+                raise NotFound(f"'{model.adapter}' has no {place}.", adapter=model.adapter)
         name = f"{model.adapter}@{number}"
         # No await between choosing a version and holding it: a swap cannot come between.
         if (lease := self._residents.hold(name)) is None:
-            version = await self._version(model.adapter, number)
-            lease = await self._residents.lease(name, await self._path(version))
+            lease = await self._arrivals.lease(model.adapter, number)
         return Held(name, lease)
 
     # Changes ----------------------------------------------------------------------------------------------------------
@@ -146,98 +174,7 @@ class Replica:
 
     async def converge(self, adapter: str) -> None:
         """Take in the adapter's rollout now: for the replica that made the move itself."""
-        await self._take(await asyncio.to_thread(self._registry.rollout, adapter))
-
-    async def _catch_up(self, *, strict: bool = False) -> None:
-        revisions = await asyncio.to_thread(self._registry.revisions)
-        for adapter, revision in revisions.items():
-            known = self._rollouts.get(adapter)
-            if known is None or known.revision < revision:
-                try:
-                    await self._take(await asyncio.to_thread(self._registry.rollout, adapter))
-                except (ShoalError, ResidentError, EngineError) as error:
-                    if strict or isinstance(error, RegistryDown):
-                        raise
-                    log.warning("%s cannot follow %s to revision %d: %s", self._id, adapter, revision, error)
-
-    async def _take(self, rollout: Rollout) -> None:
-        """Load what the rollout needs, then move the pointer; what it no longer needs may be evicted from then on."""
-        async with self._changing:
-            known = self._rollouts.get(rollout.adapter)
-            if known is not None and known.revision >= rollout.revision:
-                return
-            after = {**self._rollouts, rollout.adapter: rollout}
-            self._residents.pin(self._pins([rollout, *self._rollouts.values()]))
-            try:
-                if rollout.champion is not None:
-                    await self._ensure(rollout.adapter, rollout.champion)
-            except Exception:
-                self._residents.pin(self._pins(self._rollouts.values()))
-                raise
-            self._rollouts = after
-            self._residents.pin(self._pins(after.values()))
-            log.info(
-                "%s follows %s to revision %d: champion %s",
-                self._id,
-                rollout.adapter,
-                rollout.revision,
-                rollout.champion,
-            )
-        await asyncio.to_thread(self._remember)
-        for number in rollout.pinned:
-            await self._prepare(rollout.adapter, number)
-
-    async def _prepare(self, adapter: str, number: int) -> None:
-        """Get a version ready if it can be; what cannot is told to the registry with its reason."""
-        name = f"{adapter}@{number}"
-        if self._recently_refused(name):
-            return
-        try:
-            await self._ensure(adapter, number)
-        except (ShoalError, ResidentError, EngineError) as error:
-            self._refused[name] = getattr(error, "reason", None) or str(error)
-            self._refused_at[name] = asyncio.get_running_loop().time()
-            log.warning("%s cannot serve %s: %s", self._id, name, error)
-        else:
-            self._refused.pop(name, None)
-
-    def _pins(self, rollouts: Iterable[Rollout]) -> list[str]:
-        """Whom to keep loaded: champions first, then versions on trial, then the ways back; one place always stays free, so
-        that whatever does not fit is still served, only not at once."""
-        places = self._engine.settings.max_loras - 1
-        rollouts = list(rollouts)
-        wanted = [
-            f"{rollout.adapter}@{number}"
-            for order in range(3)
-            for rollout in rollouts
-            for number in rollout.pinned[order : order + 1]
-        ]
-        return list(dict.fromkeys(wanted))[:places]
-
-    def _recently_refused(self, name: str) -> bool:
-        """A refusal stands for a while, so that whoever asked can read it; then the version is tried again."""
-        at = self._refused_at.get(name)
-        return name in self._refused and at is not None and asyncio.get_running_loop().time() - at < REFUSAL_SECONDS
-
-    async def _ensure(self, adapter: str, number: int) -> None:
-        name = f"{adapter}@{number}"
-        if name not in self._residents.ready:
-            version = await self._version(adapter, number)
-            await self._residents.ensure(name, await self._path(version))
-
-    async def _version(self, adapter: str, number: int) -> Version:
-        """A version's record; asked for once, because it never changes (a retired one is refused where it is looked up)."""
-        name = f"{adapter}@{number}"
-        if (known := self._versions.get(name)) is not None:
-            return known
-        version = await asyncio.to_thread(self._registry.version, adapter, number)
-        if version.retired:
-            raise VersionRetired(adapter, number)
-        self._versions[name] = version
-        return version
-
-    async def _path(self, version: Version) -> Path:
-        return await asyncio.to_thread(self._registry.artifacts.fetch, version.digest)
+        await self._rollouts.take(await asyncio.to_thread(self._registry.rollout, adapter))
 
     # Keeping up -------------------------------------------------------------------------------------------------------
 
@@ -245,17 +182,20 @@ class Replica:
         while True:
             self._hint.clear()
             try:
-                await self._catch_up()
-                for adapter, number in await asyncio.to_thread(self._registry.replicas.wanted):
-                    await self._prepare(adapter, number)
-                await self._reconcile()
+                await self._rollouts.catch_up()
+                await self._wishes.hear()
+                self._rollouts.pin()
+                self._rollouts.bring_pinned()
+                self._reconcile()
                 await self._beat()
+                await self._learn()
+                await asyncio.to_thread(self._save)
                 self.registry_down = False
             except RegistryDown as error:
                 if not self.registry_down:
                     log.warning("Redis is gone, the last known rollouts stand: %s", error)
                 self.registry_down = True
-            except (ShoalError, ResidentError, EngineError) as error:
+            except ARRIVAL_ERRORS as error:
                 log.warning("%s: %s", type(error).__name__, error)
             except Exception:
                 # Whatever it is, a replica that stopped following would answer with an old version for ever.
@@ -265,13 +205,14 @@ class Replica:
             except TimeoutError:
                 continue
 
-    async def _reconcile(self) -> None:
+    def _reconcile(self) -> None:
         """Compare with what the engine holds, now and then: after any question vLLM's worker spins on its core for a second,
-        so asking at every poll would keep that core busy for ever."""
-        at = asyncio.get_running_loop().time()
-        if at - self._reconciled >= RECONCILE_SECONDS:
+        so asking at every poll would keep that core busy for ever. At once while a removal has failed."""
+        at = time.monotonic()
+        under_way = self._reconciling is not None and not self._reconciling.done()
+        if not under_way and (at - self._reconciled >= RECONCILE_SECONDS or self._residents.leftover):
             self._reconciled = at
-            await self._residents.reconcile()
+            self._reconciling = self._background.spawn(self._residents.reconcile())
 
     async def _keep_beating(self) -> None:
         """A load can take longer than a heartbeat lives."""
@@ -285,12 +226,15 @@ class Replica:
             await asyncio.sleep(BEAT_TTL / 3)
 
     async def _beat(self) -> None:
+        refused = self._wishes.refused
+        unservable = {name: why for name, why in self.unservable.items() if name not in refused}
         record = ReplicaRecord(
             id=self._id,
             at=now(),
             holds=tuple(sorted(self._residents.ready)),
-            refused=dict(self._refused),
-            revisions={adapter: rollout.revision for adapter, rollout in self._rollouts.items()},
+            refused=refused | unservable,
+            heard=dict.fromkeys(unservable, 0) | {name: self._wishes.heard.get(name, 0) for name in refused},
+            revisions={adapter: rollout.revision for adapter, rollout in self._rollouts.now.items()},
         )
         await asyncio.to_thread(self._registry.replicas.beat, record, ttl=BEAT_TTL)
 
@@ -303,23 +247,24 @@ class Replica:
 
     # The last known rollouts, on disk ---------------------------------------------------------------------------------
 
-    def _remember(self) -> None:
-        rollouts = list(self._rollouts.values())
-        names = {f"{rollout.adapter}@{number}" for rollout in rollouts for number in rollout.pinned}
-        content = {
-            "rollouts": [rollout.model_dump(mode="json") for rollout in rollouts],
-            "versions": [v.model_dump(mode="json") for name, v in list(self._versions.items()) if name in names],
-        }
-        write_atomically(self._known, json.dumps(content).encode())
+    async def _learn(self) -> None:
+        """Look up the records of pinned versions that were never loaded here: without Redis they could not be found."""
+        unknown = [name for name in self._rollouts.pinned if name not in self._arrivals.versions]
+        for name in unknown[:LEARN]:
+            adapter, _, number = name.rpartition("@")
+            with contextlib.suppress(VersionRetired, VersionUnknown):
+                await self._arrivals.version(adapter, int(number))
+
+    def _save(self) -> None:
+        current = (self._rollouts.changes, len(self._arrivals.versions))
+        if current != self._saved:
+            self._known.write(list(self._rollouts.now.values()), list(self._arrivals.versions.values()))
+            self._saved = current
 
     async def _restore(self) -> None:
         """Start from the last known rollouts: Redis is gone, and answering goes on."""
-        if not self._known.exists():
-            raise RegistryDown("and this replica has no last known rollouts to start from")
-        content = json.loads(self._known.read_bytes())
-        for value in content["versions"]:
-            version = Version.model_validate(value)
-            self._versions[version.engine_name] = version
-        for value in content["rollouts"]:
-            await self._take(Rollout.model_validate(value))
+        rollouts, versions = await asyncio.to_thread(self._known.read)
+        self._arrivals.versions |= {version.engine_name: version for version in versions}
+        self._rollouts.follow(rollouts)
+        await self._background.settled()
         log.warning("Redis is gone: %s serves the rollouts it last knew", self._id)

@@ -86,6 +86,7 @@ class Residents:
         self._on_event = on_event
         self._ready: dict[str, float] = {}  # when each was last asked, in the clock of time.monotonic
         self._leaving: set[str] = set()  # no longer ready, still in the engine
+        self._leftover: set[str] = set()  # removals that failed: still in the engine, to be removed at the next look
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._pinned: frozenset[str] = frozenset()
         self._changes = asyncio.Lock()  # the engine's places change one at a time
@@ -98,6 +99,16 @@ class Residents:
     @property
     def pinned(self) -> frozenset[str]:
         return self._pinned
+
+    @property
+    def places(self) -> int:
+        """How many versions may be loaded at once."""
+        return self._engine.settings.max_loras
+
+    @property
+    def leftover(self) -> frozenset[str]:
+        """Versions that should have left the engine and have not: ``reconcile`` tries again."""
+        return frozenset(self._leftover)
 
     @property
     def leases(self) -> dict[str, int]:
@@ -186,6 +197,7 @@ class Residents:
                 self._on_event(ResidentEvent("refused", name, time.monotonic() - started, reason))
                 raise
             self._leaving.discard(name)
+            self._leftover.discard(name)
             self._ready[name] = time.monotonic()
         self._on_event(ResidentEvent("loaded", name, time.monotonic() - started))
 
@@ -220,10 +232,14 @@ class Residents:
             raise LoadFailed(name, error.message) from error
 
     async def _sweep(self) -> frozenset[str]:
-        leftover = await self._engine.held() - self._ready.keys() - self._leaving
+        held = await self._engine.held()
+        leftover = held - self._ready.keys() - self._leaving
         for known in leftover:
             self._on_event(ResidentEvent("leftover", known))
             await self._engine.remove(known)
+        self._leftover = (self._leftover | leftover) & held - self._ready.keys()
+        if self._leftover:
+            self._leftover &= await self._engine.held()
         return leftover
 
     async def _probe(self, name: str) -> None:
@@ -241,9 +257,11 @@ class Residents:
     async def _take_out(self, name: str) -> None:
         """Remove from the engine, and look: a request for it that came to an end a moment ago may bring it back."""
         started = time.monotonic()
+        self._leftover.add(name)  # until it is seen to be gone, also where the engine gives no answer
         for _ in range(REMOVALS):
             await self._engine.remove(name)
             if name not in await self._engine.held():
+                self._leftover.discard(name)
                 self._on_event(ResidentEvent("removed", name, time.monotonic() - started))
                 return
         log.error("%s is still in the engine after %d removals", name, REMOVALS)

@@ -25,6 +25,8 @@ def get_status(parts: PartsOf, _: Caller) -> Any:
         "redis": "up" if replicas is not None else "down",
         "replicas": replicas or [],
         "leases": parts.replica.leases,
+        "unservable": parts.replica.unservable,
+        "leftover": parts.replica.leftover,
         "rollouts": parts.replica.rollouts,
         "interactions_dropped": parts.recorder.dropped if parts.recorder else 0,
     }

@@ -197,6 +197,7 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "replicas.live": registry.replicas.live,
         "replicas.ask": lambda: registry.replicas.ask("bot", 1),
         "replicas.wanted": registry.replicas.wanted,
+        "replicas.wishes": registry.replicas.wishes,
         "replicas.readiness": lambda: registry.replicas.readiness("bot", 1),
         "store.version_of": lambda: registry.store.version_of("bot", zero),
     }

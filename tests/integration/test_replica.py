@@ -6,19 +6,20 @@ The engine is the stub: what is tested is everything around it. The real one is 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from registry.errors import AdapterUnknown, NotReady
+from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, VersionRetired
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.engine import EngineSettings
 from service.engines.stub import StubEngine
 from service.leases import Leases
-from service.replica import Replica
+from service.replica import Held, Replica
 from service.residents import Residents
 from service.routing import ModelId
 from tests.peft_folders import write_adapter
@@ -40,7 +41,7 @@ async def a_replica(registry: Registry, tmp_path: Path, name: str = "one") -> tu
     await engine.start()
     residents = Residents(engine, Leases())
     known = tmp_path / f"{name}.json"
-    return Replica(registry, engine, residents, replica_id=name, poll_seconds=0.1, known=known), residents
+    return Replica(registry, residents, replica_id=name, poll_seconds=0.1, known=known), residents
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -81,10 +82,7 @@ async def test_every_live_replica_gets_ready_when_asked(registry: Registry, tmp_
         await until(lambda: len(registry.replicas.live()) == 2)
         await asyncio.to_thread(registry.ready, BOT, 3, 20.0)
         assert f"{BOT}@3" in first.ready & second.ready
-        missing = registry.version(BOT, 2).digest
-        for place in (Path(registry.settings.artifacts_url), Path(registry.settings.cache_dir)):
-            for found in place.rglob(f"*{missing.removeprefix('sha256:')[8:40]}*"):
-                found.rename(found.with_name("gone")) if found.is_dir() else found.unlink()
+        hide(registry, registry.version(BOT, 2).digest)
         with pytest.raises(NotReady):
             await asyncio.to_thread(registry.ready, BOT, 2, 20.0)
         assert registry.rollout(BOT).champion == 1
@@ -126,3 +124,124 @@ async def test_a_replica_starts_and_answers_without_redis(
     finally:
         await again.stop()
         registry.close()
+
+
+async def test_a_thousand_adapters_do_not_keep_a_replica_from_starting(registry: Registry, tmp_path: Path) -> None:
+    """Champions that fit are loaded, the others when they are asked for; several cold ones at once are all answered."""
+    folder = write_adapter(tmp_path / "one")
+    version, _ = registry.register(BOT, folder, by="test")
+    names = [f"bot-{number}" for number in range(999)]
+    for name in names:
+        registry.register_digest(name, version.digest, by="test", rank=version.rank, size=version.size)
+        registry.promote(name, 1, by="test")
+    replica, residents = await a_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        assert replica.ready
+        assert len(replica.rollouts) == 1000
+        assert len(residents.ready) == residents.places - 1
+        crowd = [replica.hold(ModelId(name), None) for name in names[::100] for _ in range(20)]
+        for held in await asyncio.gather(*(_released(asked) for asked in crowd)):
+            assert held.partition("@")[0] in names
+        assert replica.leases == {}
+        assert len(residents.ready) <= residents.places
+    finally:
+        await replica.stop()
+
+
+async def _released(asked: Awaitable[Held]) -> str:
+    held = await asked
+    held.lease.release()
+    return held.name
+
+
+async def test_a_champion_that_cannot_be_loaded_keeps_nobody_from_the_others(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """The replica is ready, says what it cannot serve and why, and answers for the other adapter; once the bytes are back
+    the version is served."""
+    an_adapter(registry, tmp_path)
+    registry.register("lost", write_adapter(tmp_path / "lost", seed=77), by="test")
+    registry.promote("lost", 1, by="test")
+    lost = hide(registry, registry.version("lost", 1).digest)
+    replica, _ = await a_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        assert replica.ready
+        assert await answers(replica) == f"{BOT}@1"
+        assert list(replica.unservable) == ["lost@1"]
+        with pytest.raises(ArtifactMissing):
+            await replica.hold(ModelId("lost"), None)
+        with pytest.raises(NotReady):  # nor may such a version be promoted
+            await asyncio.to_thread(registry.ready, "lost", 1, 20.0)
+        show(lost)
+        await asyncio.to_thread(registry.ready, "lost", 1, 20.0)  # asked again, it is tried again at once
+        held = await replica.hold(ModelId("lost"), None)
+        held.lease.release()
+        assert replica.unservable == {}
+    finally:
+        await replica.stop()
+
+
+async def test_a_slow_load_of_one_adapter_holds_up_no_other(registry: Registry, tmp_path: Path) -> None:
+    """While a version takes its time to arrive, a move of another adapter is followed at once."""
+    an_adapter(registry, tmp_path)
+    registry.register("slow", write_adapter(tmp_path / "slow", seed=77), by="test")
+    replica, residents = await a_replica(registry, tmp_path)
+    await replica.start()
+    await asyncio.to_thread(registry.ready, BOT, 2, 20.0)
+    let_go = threading.Event()
+    fetch = registry.artifacts.fetch
+    digest = registry.version("slow", 1).digest
+
+    def fetch_slowly(wanted: str) -> Path:
+        if wanted == digest:
+            let_go.wait(30)
+        return fetch(wanted)
+
+    registry.artifacts.fetch = fetch_slowly  # type: ignore[method-assign]  # a slow disk
+    try:
+        await asyncio.to_thread(registry.promote, "slow", 1, by="test")
+        await asyncio.to_thread(registry.replicas.ask, "slow", 1)
+        await asyncio.to_thread(registry.promote, BOT, 2, by="test")
+        await until(lambda: replica.rollouts[BOT].champion == 2)
+        assert "slow@1" not in residents.ready
+        let_go.set()
+        held = await replica.hold(ModelId("slow"), None)
+        held.lease.release()
+    finally:
+        let_go.set()
+        await replica.stop()
+
+
+async def test_a_retired_version_leaves_the_engine(registry: Registry, tmp_path: Path) -> None:
+    """Loaded because somebody named it, then retired: it is turned out, and refused from then on."""
+    an_adapter(registry, tmp_path)
+    replica, residents = await a_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        held = await replica.hold(ModelId(BOT, version=3), None)
+        held.lease.release()
+        await asyncio.to_thread(registry.retire, BOT, 3, by="test")
+        await until(lambda: f"{BOT}@3" not in residents.ready)
+        with pytest.raises(VersionRetired):
+            await replica.hold(ModelId(BOT, version=3), None)
+    finally:
+        await replica.stop()
+
+
+def hide(registry: Registry, digest: str) -> list[tuple[Path, Path]]:
+    """Take an artifact away, from the store and the cache."""
+    moved = []
+    for place in (Path(registry.settings.artifacts_url), Path(registry.settings.cache_dir)):
+        for found in sorted(place.rglob(f"*{digest.removeprefix('sha256:')[8:40]}*")):
+            if found.exists():
+                aside = found.with_name(f"hidden-{found.name[:4]}")
+                found.rename(aside)
+                moved.append((aside, found))
+    return moved
+
+
+def show(moved: list[tuple[Path, Path]]) -> None:
+    for aside, found in moved:
+        aside.rename(found)

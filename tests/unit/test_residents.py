@@ -159,6 +159,28 @@ async def test_a_removed_adapter_that_comes_back_is_removed_again(bench: Bench) 
     assert await bench.engine.held() == frozenset()
 
 
+async def test_a_removal_that_failed_shows_and_is_tried_again(bench: Bench) -> None:
+    """The engine keeps what it was told to drop, or gives no answer: the version is a leftover until it is seen to be gone."""
+    await bench.ready("a@1")
+    bench.engine.stubborn = 5
+    assert await bench.residents.remove("a@1")
+    assert bench.residents.leftover == {"a@1"}
+    assert ("leftover", "a@1") in bench.kinds()
+    await bench.residents.reconcile()
+    assert bench.residents.leftover == {"a@1"}
+    bench.engine.stubborn = 0
+    await bench.residents.reconcile()
+    assert bench.residents.leftover == frozenset() == await bench.engine.held()
+
+
+async def test_a_version_that_was_evicted_is_probed_again_when_it_returns(bench: Bench) -> None:
+    await bench.ready("a@1", "b@1", "c@1")
+    bench.engine.probe_seconds = 1.0
+    with pytest.raises(ProbeFailed, match=r"within 0\.2 s"):
+        await bench.residents.ensure("a@1", bench.paths["a@1"])
+    assert "a@1" not in await bench.engine.held()
+
+
 async def test_removing_waits_for_leases_takes_no_new_ones_and_gives_up_in_time(bench: Bench) -> None:
     await bench.ready("a@1")
     busy = bench.residents.hold("a@1")

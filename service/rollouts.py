@@ -1,0 +1,149 @@
+"""Rollouts: which versions this replica's requests are routed to, and whom that keeps loaded.
+
+A move asks the replicas first, so what a rollout needs is there when it arrives and the pointer moves at once. A replica
+that could not be asked (it was cut off) begins to load, waits a moment, and moves the pointer all the same: from then on
+requests wait for the load, and nobody is answered by the old version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+
+from registry.records import Rollout
+from registry.registry import Registry
+from service.arrivals import Arrivals
+from service.background import Background
+from service.residents import Residents
+
+log = logging.getLogger("shoal.replica")
+
+FOLLOW_SECONDS = 0.3  # a load may delay its pointer this long: the old version answers for less than a second
+RETRY_SECONDS = 30.0  # a pinned version that could not be loaded is tried again
+MANY = 20  # rollouts that are read in one question rather than one by one
+
+
+class Rollouts:
+    """The rollouts as they are followed, by adapter. For one event loop."""
+
+    def __init__(self, registry: Registry, residents: Residents, arrivals: Arrivals, background: Background) -> None:
+        self._registry = registry
+        self._residents = residents
+        self._arrivals = arrivals
+        self._background = background
+        self._coming: dict[str, Rollout] = {}  # heard of; their pointers have not moved yet
+        self._loading: set[str] = set()
+        self.now: dict[str, Rollout] = {}
+        self.asked: dict[str, float] = {}  # when each adapter was last asked, by the clock of time.monotonic
+        self.changes = 0
+
+    @property
+    def pinned(self) -> list[str]:
+        """Every version that a rollout wants loaded, also those that do not fit."""
+        return [f"{adapter}@{number}" for adapter, rollout in self.now.items() for number in rollout.pinned]
+
+    async def catch_up(self) -> None:
+        """Begin to follow every rollout that has moved; a slow load of one adapter does not hold up the others."""
+        revisions = await asyncio.to_thread(self._registry.revisions)
+        moved = [adapter for adapter, revision in revisions.items() if not self._has(adapter, revision)]
+        if len(moved) > MANY:
+            every = {held.name: held.rollout for held in await asyncio.to_thread(self._registry.adapters)}
+            self.follow(every[adapter] for adapter in moved if adapter in every)
+        else:
+            self.follow([await asyncio.to_thread(self._registry.rollout, adapter) for adapter in moved])
+
+    def follow(self, rollouts: Iterable[Rollout]) -> None:
+        """Move to these rollouts, each as soon as its champion is there."""
+        moved = [rollout for rollout in rollouts if not self._has(rollout.adapter, rollout.revision)]
+        self._coming |= {rollout.adapter: rollout for rollout in moved}
+        self.pin()
+        for rollout in moved:
+            if self._missing(rollout.adapter, rollout.champion):
+                self._background.spawn(self.take(rollout))
+            else:
+                self._point(rollout)
+
+    async def take(self, rollout: Rollout) -> None:
+        """Move to one rollout; returns when requests are routed by it, or by a later one."""
+        if not self._knows(rollout):
+            self._coming[rollout.adapter] = rollout
+            self.pin()
+            if rollout.champion is not None and self._missing(rollout.adapter, rollout.champion):
+                loading = self._background.spawn(self._arrivals.bring(rollout.adapter, rollout.champion))
+                before = self.now.get(rollout.adapter)
+                if before is not None and before.champion is not None:  # else nobody answers meanwhile: requests wait
+                    await asyncio.wait([loading], timeout=FOLLOW_SECONDS)
+        self._point(rollout)
+
+    def pin(self) -> None:
+        """Say whom to keep loaded: champions first, then versions on trial, then the ways back and what was pinned by hand.
+
+        One place always stays free, so that whatever does not fit is still served, only not at once. Where not all fit,
+        the adapters that were asked last go first."""
+        adapters = list(self.now | self._coming)
+        wanted = {adapter: self._wanted(adapter) for adapter in adapters}
+        if sum(map(len, wanted.values())) >= self._residents.places:
+            adapters.sort(key=lambda adapter: -self.asked.get(adapter, 0.0))
+        depth = max(map(len, wanted.values()), default=0)
+        names = [
+            f"{adapter}@{number}"
+            for order in range(depth)
+            for adapter in adapters
+            for number in wanted[adapter][order : order + 1]
+        ]
+        self._residents.pin(names[: self._residents.places - 1])
+
+    def bring_pinned(self) -> None:
+        """Begin to load what is pinned and not there: new ways back, what failed a while ago, what an engine lost."""
+        failures, at = self._arrivals.failures, time.monotonic()
+        for name in self._residents.pinned - self._residents.ready - self._loading:
+            if name not in failures or at - failures[name].at > RETRY_SECONDS:
+                self._loading.add(name)
+                self._background.spawn(self._bring(name))
+
+    async def _bring(self, name: str) -> None:
+        adapter, _, number = name.rpartition("@")
+        try:
+            await self._arrivals.bring(adapter, int(number))
+        finally:
+            self._loading.discard(name)
+
+    def _wanted(self, adapter: str) -> list[int]:
+        """The versions of an adapter that are to stay, the coming rollout's before those that still answer."""
+        found = [rollout.pinned for rollout in (self._coming.get(adapter), self.now.get(adapter)) if rollout]
+        return list(dict.fromkeys(number for numbers in found for number in numbers))
+
+    def _missing(self, adapter: str, number: int | None) -> bool:
+        """Whether it is to be loaded before the pointer moves. What has no place of its own is loaded when it is asked."""
+        name = f"{adapter}@{number}"
+        return number is not None and name in self._residents.pinned and name not in self._residents.ready
+
+    def _point(self, rollout: Rollout) -> None:
+        if not self._knows(rollout):
+            self.now[rollout.adapter] = rollout
+            self.changes += 1
+            log.info("%s follows revision %d: champion %s", rollout.adapter, rollout.revision, rollout.champion)
+            self._background.spawn(self._turn_out_retired(rollout))
+        coming = self._coming.get(rollout.adapter)
+        if coming is not None and self._knows(coming):
+            del self._coming[rollout.adapter]
+
+    def _knows(self, rollout: Rollout) -> bool:
+        known = self.now.get(rollout.adapter)
+        return known is not None and known.revision >= rollout.revision
+
+    def _has(self, adapter: str, revision: int) -> bool:
+        held = (self.now.get(adapter), self._coming.get(adapter))
+        return any(rollout is not None and rollout.revision >= revision for rollout in held)
+
+    async def _turn_out_retired(self, rollout: Rollout) -> None:
+        """A retired version answers no more, also where it is still loaded."""
+        keep = {f"{rollout.adapter}@{number}" for number in rollout.pinned}
+        loaded = {name for name in self._residents.ready if name.rpartition("@")[0] == rollout.adapter}
+        for name in loaded - keep:
+            version = await asyncio.to_thread(self._registry.version, rollout.adapter, int(name.rpartition("@")[2]))
+            if version.retired:
+                self._arrivals.versions.pop(name, None)
+                await self._residents.remove(name)
