@@ -126,7 +126,6 @@ def make_app() -> FastAPI:
     """The routes. What they work on arrives in ``app.state`` when the service has started."""
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
     app.state.drain = Drain()
-    app.add_middleware(DrainGate, drain=app.state.drain)
     add_error_handlers(app)
     for noun in (adapters, feedback, runs, status):
         app.include_router(noun.router)
@@ -172,7 +171,6 @@ app = make_app()
     name="shoal_service",
     workers=1,
     # To the first byte: a stream is never cut. A long prompt on a busy CPU may take minutes.
-    # To the first byte: a stream is never cut. A long prompt on a busy CPU may take minutes.
     traffic={"timeout": 600},
     # A span for every chunk of every stream that nobody collects took a fifth of the throughput (docs/log.md).
     tracing={"excluded_urls": ".*"},
@@ -206,4 +204,6 @@ class ShoalService:
         return self._service.engine.alive
 
 
+# The first is the outermost.
+ShoalService.add_asgi_middleware(DrainGate, drain=app.state.drain)  # type: ignore[attr-defined]  # a bentoml Service
 ShoalService.add_asgi_middleware(OpenAIPath, gateway=LateGateway(app))  # type: ignore[attr-defined]  # a bentoml Service

@@ -84,14 +84,15 @@ class Drain:
 
 
 class DrainGate:
-    """The ASGI middleware in front of every route of Shoal's: counts, and refuses once the drain has begun."""
+    """The ASGI middleware in front of every route of Shoal's: counts, and refuses once the drain has begun. BentoML's own
+    routes, ``/readyz`` among them, go on answering."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
         self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/")):
             await self._app(scope, receive, send)
             return
         if self._drain.stopping:
