@@ -1,0 +1,162 @@
+"""Three service processes on one machine: what one is told, all answer by. Real ``bentoml serve``, stub engines, real Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.registry import Registry
+from registry.settings import RegistrySettings
+from tests.peft_folders import write_adapter
+from tests.stub_service import StubService, running
+
+ASK = {"model": "bot", "prompt": "who", "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> RegistrySettings:
+    folder = tmp_path_factory.mktemp("three")
+    return RegistrySettings(
+        redis_url=redis_url,
+        namespace="three-replicas",
+        artifacts_url=str(folder / "artifacts"),
+        cache_dir=str(folder / "cache"),
+    )
+
+
+@pytest.fixture(scope="module")
+def registry(settings: RegistrySettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    opened = Registry.open(settings)
+    folder = tmp_path_factory.mktemp("experts")
+    for number in range(4):
+        opened.register("bot", write_adapter(folder / str(number), seed=number), by="test")
+    opened.promote("bot", 1, by="test")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def three(
+    registry: Registry, settings: RegistrySettings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[StubService]]:
+    """The third hears no hint: its user may not listen to any channel."""
+    folder = tmp_path_factory.mktemp("services")
+    registry.redis.execute_command("ACL", "SETUSER", "deaf", "on", ">unheard", "~*", "+@all", "resetchannels")
+    deaf = settings.model_copy(update={"redis_url": settings.redis_url.replace("redis://", "redis://deaf:unheard@")})
+    services = [
+        StubService(its, folder / name, SHOAL_READY_TIMEOUT="20")
+        for name, its in (("one", settings), ("two", settings), ("deaf", deaf))
+    ]
+    with running(*services):
+        yield services
+    registry.redis.execute_command("ACL", "DELUSER", "deaf")
+
+
+def answered_by(service: StubService, **more: str) -> str:
+    answer = httpx.post(f"{service.url}/v1/completions", json=ASK | more, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-shoal-version"]
+
+
+def promote(service: StubService, version: int) -> httpx.Response:
+    return httpx.post(f"{service.url}/api/adapters/bot/promote", json={"version": version}, timeout=60)
+
+
+def test_after_a_move_nobody_answers_with_the_old_version_for_more_than_a_second(three: list[StubService]) -> None:
+    """Also the replica that hears no hint. Each is asked without pause; every answer that began a second or more after the
+    move was given by the new version."""
+    seen: list[tuple[float, str]] = []
+    done = threading.Event()
+
+    def keep_asking(service: StubService) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not done.is_set():
+                began = time.monotonic()
+                answer = client.post(f"{service.url}/v1/completions", json=ASK)
+                seen.append((began, answer.headers["x-shoal-version"]))
+
+    askers = [threading.Thread(target=keep_asking, args=(service,)) for service in three]
+    for asker in askers:
+        asker.start()
+    moved = promote(three[0], 2)
+    at = time.monotonic()
+    time.sleep(2.0)
+    done.set()
+    for asker in askers:
+        asker.join()
+
+    assert moved.status_code == 200, moved.text
+    late = {version for began, version in seen if began > at + 1.0}
+    assert late == {"bot@2"}
+    assert {version for _, version in seen} == {"bot@1", "bot@2"}
+
+
+def test_one_that_cannot_refuses_the_move_for_all(three: list[StubService], registry: Registry) -> None:
+    """The bytes are gone before the third replica has read them: 409 with its reason, the champion unmoved everywhere. Put
+    right and asked again, the same version is promoted."""
+    assert {answered_by(service, model="bot@3") for service in three[:2]} == {"bot@3"}
+    digest = registry.version("bot", 3).digest
+    place = next(
+        path for path in Path(registry.settings.artifacts_url).rglob("*") if path.name in digest and path.is_dir()
+    )
+    aside = place.with_name("aside")
+    place.rename(aside)
+
+    refused = promote(three[0], 3)
+
+    assert refused.status_code == 409, refused.text
+    reasons = refused.json()["error"]["details"]["replicas"]
+    assert [replica.rpartition(":")[2] for replica in reasons] == [str(three[2].port)]
+    assert all("does not hold it" in why for why in reasons.values())
+    assert {answered_by(service) for service in three} == {"bot@2"}
+    aside.rename(place)
+    assert promote(three[0], 3).status_code == 200
+    time.sleep(1.0)
+    assert {answered_by(service) for service in three} == {"bot@3"}
+
+
+def test_a_replica_that_falls_silent_drops_out_and_catches_up_when_it_is_back(three: list[StubService]) -> None:
+    """Stopped in its tracks it cannot be asked: the move goes on when its heartbeat has ended, long before the deadline.
+    Awake again, it answers by the new version within a second."""
+    (worker,) = three[1].workers()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert promote(three[0], 4).status_code == 200
+        assert time.monotonic() - began < 15
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    time.sleep(1.0)
+    assert {answered_by(service) for service in three} == {"bot@4"}
+
+
+def test_a_replica_that_starts_has_converged_before_it_is_ready(
+    three: list[StubService], settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """Its first answer is the champion's, given by a version that is loaded."""
+    late = StubService(settings, tmp_path / "late")
+    with running(late):
+        holds = httpx.get(f"{late.url}/api/status", timeout=10).json()["replicas"]
+        assert "bot@4" in next(one["holds"] for one in holds if one["id"].endswith(f":{late.port}"))
+        assert answered_by(late) == "bot@4"
+
+
+def test_a_session_stays_on_its_side_on_every_replica(three: list[StubService]) -> None:
+    """The same ``user`` gets the same version wherever a balancer sends it; a larger share moves sessions one way only."""
+    sides: dict[float, dict[str, set[str]]] = {}
+    for share in (0.2, 0.6):
+        body = {"version": 2, "share": share}
+        assert httpx.post(f"{three[0].url}/api/adapters/bot/canary", json=body, timeout=60).status_code == 200
+        time.sleep(1.0)
+        sides[share] = {f"u{n}": {answered_by(service, user=f"u{n}") for service in three} for n in range(24)}
+        assert all(len(versions) == 1 for versions in sides[share].values())
+    moved = {user for user in sides[0.2] if sides[0.2][user] != sides[0.6][user]}
+    assert all(sides[0.6][user] == {"bot@2"} for user in moved)
+    assert {side for versions in sides[0.6].values() for side in versions} == {"bot@2", "bot@4"}
