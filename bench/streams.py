@@ -56,6 +56,28 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, prompt: str,
     return Streamed(prompt, frozenset(versions), text, began, first, time.perf_counter(), error)
 
 
+async def timed(session: aiohttp.ClientSession, url: str, model: str, prompt: str, tokens: int) -> tuple[float, float]:
+    """Seconds to the first token and to the end of a streamed answer of exactly ``tokens``; chunks are counted, not read."""
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+    }
+    began = time.perf_counter()
+    first, chunks = 0.0, 0
+    async with session.post(f"{url}/v1/completions", json=body) as answer:
+        async for line in answer.content:
+            if line.startswith(b"data: {"):
+                first = first or time.perf_counter() - began
+                chunks += 1
+    if answer.status != 200 or not chunks:
+        raise SystemExit(f"{url} answered {answer.status} and {chunks} chunks.")
+    return first, time.perf_counter() - began
+
+
 class Clients:
     """``count`` clients, each with one question after the other, from ``__aenter__`` until ``__aexit__``.
 

@@ -240,11 +240,9 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     return wanted
 
 
-def _arguments(settings: EngineSettings) -> Namespace:
-    """vLLM's own command line, parsed: the one place where its defaults are resolved and its limits are checked."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+def command_line(settings: EngineSettings) -> list[str]:
+    """The settings as arguments of vLLM's own server. ``bench/serving.py`` starts one with them, to compare."""
     from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     slots = str(settings.max_loras + 1)
     line = ["--model", settings.base, "--served-model-name", settings.served_base_name, "--dtype", settings.dtype]
@@ -264,8 +262,16 @@ def _arguments(settings: EngineSettings) -> Namespace:
         line += ["--enforce-eager"] if settings.enforce_eager else []
     else:
         line += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    return [*line, *settings.extra_args]
+
+
+def _arguments(settings: EngineSettings) -> Namespace:
+    """vLLM's own command line, parsed: the one place where its defaults are resolved and its limits are checked."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
     parser = make_arg_parser(FlexibleArgumentParser())
-    arguments = parser.parse_args([*line, *settings.extra_args])
+    arguments = parser.parse_args(command_line(settings))
     validate_parsed_serve_args(arguments)
     return arguments
 
