@@ -21,7 +21,9 @@
     |   `-- TooLittleFeedback
     |-- TooLarge                   413
     |-- ArtifactMissing            500   bytes that a record names are gone or do not match their digest
-    `-- RegistryDown               503   Redis cannot be reached
+    |-- RegistryDown               503   Redis cannot be reached
+    |-- RecordNewer                503   written by a newer Shoal than this process
+    `-- FeedbackNotKept            503   Redis is away, and the disk takes no spooled feedback
 """
 
 from __future__ import annotations
@@ -215,3 +217,30 @@ class RegistryDown(ShoalError):
     def __init__(self, why: str = "") -> None:
         told = f": {why}" if why else ""
         super().__init__(f"Redis cannot be reached{told}. Try again: repeated under one id, nothing is done twice.")
+
+
+class RecordNewer(ShoalError):
+    """A record says more than this process understands: acting on half of it would be worse than waiting."""
+
+    status = 503
+    code = "record_newer"
+
+    def __init__(self, noun: str, *, schema: int, known: int) -> None:
+        super().__init__(
+            f"A {noun} was written by a newer Shoal (schema {schema}, this process knows up to {known}): "
+            "upgrade this process. What it knew before goes on being served.",
+            record=noun,
+            schema_number=schema,
+            known_schema_number=known,
+        )
+
+
+class FeedbackNotKept(ShoalError):
+    status = 503
+    code = "feedback_not_kept"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"Redis cannot be reached, and the feedback cannot be written to this replica's disk either: {why}. "
+            "Nothing was kept: send it again later, and make room under SHOAL_HOME."
+        )

@@ -9,7 +9,9 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from registry.errors import RecordNewer
 
 ADAPTER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 AdapterName = Annotated[str, StringConstraints(pattern=rf"^{ADAPTER_NAME.pattern}$")]
@@ -21,10 +23,28 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+SCHEMA = 1
+"""The newest schema of stored records, files and backups that this code reads. Raise it when an older process would misread."""
+
+
+def check_schema(noun: str, number: Any) -> None:
+    """``RecordNewer`` for a schema number above ours; whatever is no number is for the reader of the record to refuse."""
+    if isinstance(number, int) and number > SCHEMA:
+        raise RecordNewer(noun, schema=number, known=SCHEMA)
+
+
 class Record(BaseModel):
-    """A frozen value with a schema number, so that an older Shoal can refuse a newer record."""
+    """A frozen value. One that is stored by itself carries a schema number: a newer one is ``RecordNewer``, before
+    its fields are looked at, so that an older process says what to do instead of tripping over an unknown field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_newer(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "schema_number" in value and "schema_number" in cls.model_fields:
+            check_schema(cls.__name__.lower(), value["schema_number"])
+        return value
 
 
 class ExpertRef(Record):
@@ -296,3 +316,4 @@ class Replica(Record):
     refused: dict[str, str] = Field(default_factory=dict)
     heard: dict[str, int] = Field(default_factory=dict)
     revisions: dict[str, int] = Field(default_factory=dict)
+    schema_number: int = 1

@@ -61,7 +61,11 @@ class Service:
         )
         recording = registry_settings.record_interactions == "all"
         recorder = Recorder(registry.interactions) if recording else None
-        spool = Spool(settings.home / f"feedback-{settings.port}.jsonl", lambda item: feedback.take(registry, [item]))
+        spool = Spool(
+            settings.home / f"feedback-{settings.port}.jsonl",
+            lambda items: feedback.take_spooled(registry, items),
+            tell=_count_spooled,
+        )
         self.parts = Parts(settings, registry, replica, Auth(settings), Bell(registry_settings), recorder, spool)
         self.gateway = ShoalGateway(self.parts, self.engine, base_names=_base_names(registry_settings.base))
         self._watching: asyncio.Task[None] | None = None
@@ -153,6 +157,12 @@ def _base_names(base: str | None) -> tuple[str, ...]:
         return (BASE,)
     named = Path(base).name if Path(base).exists() else base
     return tuple(dict.fromkeys((BASE, named)))
+
+
+def _count_spooled(waiting: int) -> None:
+    from service import metrics
+
+    metrics.SPOOLED.set(waiting)
 
 
 def _count_residents(event: ResidentEvent) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from registry.queues import ADVANCE, celery_options
 from registry.settings import RegistrySettings
@@ -14,12 +15,15 @@ class Bell:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self._app = Celery("shoal-bell")
-        self._app.conf.update(celery_options(settings.redis_url, settings.namespace))
+        options = celery_options(settings.redis_url, settings.namespace)
+        # A caller waits for this ring: a broker that hangs is as good as none.
+        options["broker_transport_options"] |= {"socket_timeout": 2, "socket_connect_timeout": 2}
+        self._app.conf.update(options)
 
     def advance(self, run_id: str) -> bool:
         """Ask the control workers to move a run on; False where the broker cannot be reached."""
         try:
             self._app.send_task(ADVANCE, args=[run_id], retry=False)
-        except OperationalError:
+        except (OperationalError, RedisError, OSError):
             return False
         return True

@@ -23,4 +23,9 @@ LOADS = Histogram(
 )
 CHANGES = Counter("shoal_adapter_changes_total", "What happened to versions in the engine.", ["kind"])
 FEEDBACK = Counter("shoal_feedback_total", "Feedback items taken in.", ["adapter"])
+SPOOLED = Gauge(
+    "shoal_feedback_spooled",
+    "Feedback on this replica's disk, waiting for Redis.",
+    multiprocess_mode="mostrecent",
+)
 DROPPED = Gauge("shoal_interactions_dropped", "Answers that could not be recorded.", multiprocess_mode="sum")

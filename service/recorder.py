@@ -76,4 +76,8 @@ class Recorder:
         except RegistryDown as error:
             log.warning("%d answers wait to be recorded: %s", len(batch) + self._waiting.qsize(), error)
             return False
+        except Exception:
+            # Whatever it is: recording goes on with the next ones, and these are counted.
+            log.exception("%d answers cannot be recorded", len(batch))
+            self.dropped += len(batch)
         return True

@@ -1,91 +1,198 @@
-"""Feedback that came while Redis was away: on disk before it is acknowledged, replayed exactly once when Redis is back."""
+"""Feedback that came while Redis was away: on disk before it is acknowledged, replayed exactly once when Redis is back.
+
+A journal of JSON lines. A replay first gives the file another name, so that what comes meanwhile is a file of its own;
+every body carries its id, so a replay that is broken off is simply done again. Several processes may share the file:
+whoever writes or renames it holds a lock that the kernel lets go of when its process dies.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from registry.errors import InteractionUnknown, RegistryDown, ShoalError
-from registry.records import now
+from registry.errors import FeedbackNotKept, InteractionUnknown, RecordNewer, RegistryDown, ShoalError
+from registry.records import SCHEMA, check_schema, now
 
 log = logging.getLogger("shoal.spool")
 PATIENCE_SECONDS = 3600.0
 """How long feedback waits for the answer that it names to be recorded."""
+BATCH = 500
+Body = dict[str, Any]
 
 
 class Spool:
-    """A journal of feedback bodies. Replay is safe to repeat, because every body carries its id."""
+    """A journal of feedback bodies.
 
-    def __init__(self, path: Path, take: Callable[[dict[str, Any]], Any], *, every: float = 1.0) -> None:
+    ``take`` hands bodies to the registry, all or none. It may raise RegistryDown (or whatever ``keeps`` says means the
+    same): then everything stays spooled. ``tell`` hears how many bodies wait, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        take: Callable[[list[Body]], Any],
+        *,
+        every: float = 1.0,
+        keeps: tuple[type[ShoalError], ...] = (RegistryDown, RecordNewer),
+        tell: Callable[[int], None] = lambda waiting: None,
+    ) -> None:
         self._path = path
         self._replaying = path.with_suffix(".replaying")
         self._take = take
         self._every = every
+        self._keeps = keeps
+        self._tell = tell
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._replay_on, name="feedback-spool", daemon=True)
 
     def start(self) -> None:
+        self._tell(self.waiting)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(5.0)
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
 
-    def add(self, bodies: list[dict[str, Any]]) -> None:
-        """Write bodies down, each with its ``id``; they are on disk when this returns."""
-        with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(body) + "\n" for body in bodies)
-                file.flush()
-                os.fsync(file.fileno())
+    @property
+    def waiting(self) -> int:
+        """How many bodies are on disk and not yet in the registry."""
+        return _lines(self._path) + _lines(self._replaying)
+
+    def add(self, bodies: list[Body]) -> None:
+        """Write bodies down, each with its ``id``; they are on disk when this returns.
+
+        ``FeedbackNotKept``: none of them is."""
+        lines = "".join(json.dumps({**body, "schema_number": SCHEMA}) + "\n" for body in bodies)
+        try:
+            with self._lock, self._alone("writing"):
+                new = not self._path.exists()
+                with self._path.open("a+b", buffering=0) as file:
+                    _append(file, lines.encode())
+                if new:
+                    _sync_folder(self._path.parent)
+        except OSError as error:
+            raise FeedbackNotKept(error.strerror or str(error)) from error
+        self._tell(self.waiting)
 
     def replay(self) -> int:
         """Hand everything spooled to the registry; how many were taken. RegistryDown: it stays spooled."""
-        with self._lock:
-            if not self._replaying.exists():
-                if not self._path.exists():
-                    return 0
-                self._path.replace(self._replaying)
-        taken = 0
-        early: list[dict[str, Any]] = []
-        for line in self._replaying.read_text(encoding="utf-8").splitlines():
-            try:
-                self._take(json.loads(line))
-                taken += 1
-            except InteractionUnknown as error:
-                # Its answer was given while Redis was away, too, and may not be recorded yet.
-                body = json.loads(line)
-                if _age(body) < PATIENCE_SECONDS:
-                    early.append(body)
-                else:
-                    log.warning("a spooled feedback item was refused: %s", error)
-            except RegistryDown:
-                raise  # nothing is lost: the whole file is replayed again, what was taken is known by its id
-            except (ShoalError, ValueError) as error:
-                # A half-written last line was never acknowledged; a refused body would be refused again for ever.
-                log.warning("a spooled feedback item was refused: %s", error)
-        if early:
-            self.add(early)
-        self._replaying.unlink()
+        with self._alone("replay"):
+            with self._lock, self._alone("writing"):
+                if not self._replaying.exists():
+                    if not self._path.exists():
+                        return 0
+                    self._path.replace(self._replaying)
+            taken = 0
+            early: list[Body] = []
+            with self._replaying.open("rb") as file:
+                while lines := list(islice(file, BATCH)):
+                    taken += self._taken([body for line in lines if (body := _body(line)) is not None], early)
+            if early:
+                self.add(early)
+            self._replaying.unlink()
+        self._tell(self.waiting)
         return taken
 
+    def _taken(self, bodies: list[Body], early: list[Body]) -> int:
+        """All at once; where one of them is refused, one by one, so that it does not stop the others."""
+        if not bodies:
+            return 0
+        try:
+            self._take(bodies)
+        except self._keeps:
+            raise  # nothing is lost: the whole file is replayed again, what was taken is known by its id
+        except InteractionUnknown as error:
+            # Its answer was given while Redis was away, too, and may not be recorded yet.
+            if len(bodies) == 1 and _age(bodies[0]) < PATIENCE_SECONDS:
+                early.append(bodies[0])
+                return 0
+            refused: Exception = error
+        except (ShoalError, ValueError) as error:
+            refused = error
+        else:
+            return len(bodies)
+        if len(bodies) > 1:
+            return sum(self._taken([body], early) for body in bodies)
+        # A refused body would be refused again for ever.
+        log.warning("a spooled feedback item was refused: %s", refused)
+        return 0
+
     def _replay_on(self) -> None:
+        told = ""
         while not self._stopping.wait(self._every):
             try:
                 if taken := self.replay():
                     log.info("%d spooled feedback items are in the registry", taken)
+                told = ""
             except RegistryDown:
                 continue
+            except Exception as error:
+                # Whatever it is: what was acknowledged stays on disk, and is tried again.
+                if told != (told := str(error)):
+                    log.exception("spooled feedback cannot be replayed; it stays on disk")
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """One process at a time."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.with_suffix(f".{what}-lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
-def _age(body: dict[str, Any]) -> float:
+def _append(file: IO[bytes], lines: bytes) -> None:
+    """All of it and on disk, or none of it: half a batch would be replayed although its sender was told to send again."""
+    before = file.seek(0, os.SEEK_END)
+    try:
+        if before and os.pread(file.fileno(), 1, before - 1) != b"\n":
+            lines = b"\n" + lines  # a line that a crash cut off was never acknowledged; it must not swallow the next
+        while lines:
+            lines = lines[file.write(lines) :]
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), before)
+        raise
+
+
+def _body(line: bytes) -> Body | None:
+    """A line as it was added; None for one that a crash cut off: it was never acknowledged."""
+    try:
+        body = json.loads(line)
+        schema = body.pop("schema_number", SCHEMA)
+    except (ValueError, AttributeError, TypeError):
+        if line.strip():
+            log.warning("a line of spooled feedback was cut off by a crash; it was never acknowledged")
+        return None
+    check_schema("spooled feedback item", schema)
+    return dict(body)
+
+
+def _lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:  # it may be renamed or replayed at any moment
+        return 0
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _age(body: Body) -> float:
     """Seconds since the feedback came."""
     return (now() - datetime.fromisoformat(body["at"])).total_seconds() if "at" in body else float("inf")

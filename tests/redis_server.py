@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -66,9 +67,30 @@ class RedisServer:
                         raise
                     time.sleep(0.02)
 
+    def hang(self) -> None:
+        """It accepts connections (the kernel does) and never answers."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As kill -9."""
+        self._signal(signal.SIGKILL)
+        self._ended()
+
     def stop(self) -> None:
         if self._process is not None:
+            self.go_on()
             self._process.terminate()
+            self._ended()
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _ended(self) -> None:
+        if self._process is not None:
             self._process.wait(10)
             self._process = None
 

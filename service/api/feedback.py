@@ -121,6 +121,11 @@ def take(registry: Registry, fields: list[dict[str, Any]]) -> list[tuple[Feedbac
     return registry.feedback.add_many(records)
 
 
+def take_spooled(registry: Registry, fields: list[dict[str, Any]]) -> None:
+    """As ``take``, for what was acknowledged while Redis was away."""
+    _count(take(registry, fields))
+
+
 def _record(registry: Registry, fields: dict[str, Any]) -> Feedback:
     try:
         if fields["request_id"] is None:

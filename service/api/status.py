@@ -28,5 +28,6 @@ def get_status(parts: PartsOf, _: Caller) -> Any:
         "unservable": parts.replica.unservable,
         "leftover": parts.replica.leftover,
         "rollouts": parts.replica.rollouts,
+        "feedback_spooled": parts.spool.waiting,
         "interactions_dropped": parts.recorder.dropped if parts.recorder else 0,
     }
