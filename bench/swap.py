@@ -168,11 +168,12 @@ async def _swap_under_load(
 
 def _check(answer: Streamed, around: set[str], said: dict[str, dict[str, str]]) -> bool | None:
     """Whether the answer is what the one version that it claims says; None where no version around it says otherwise."""
-    known = {said[version][answer.prompt] for version in around | answer.versions}
-    if len(answer.versions) == 1 and len(known) == 1 and answer.text in known:
+    if len(answer.versions) != 1 or not answer.versions <= around:
+        return False
+    if len({said[version][answer.prompt] for version in around} | {answer.text}) == 1:
         return None
-    claimed = next(iter(answer.versions))
-    return answer.versions == {claimed} and claimed in around and answer.text == said[claimed][answer.prompt]
+    (claimed,) = answer.versions
+    return answer.text == said[claimed][answer.prompt]
 
 
 def _move(client: Client, champion: int, versions: int, rng: random.Random) -> int:

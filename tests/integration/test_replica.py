@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.connection import connect
 from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, VersionRetired
 from registry.registry import Registry
 from registry.settings import RegistrySettings
@@ -89,6 +90,28 @@ async def test_every_live_replica_gets_ready_when_asked(registry: Registry, tmp_
     finally:
         await one.stop()
         await two.stop()
+
+
+async def test_choosing_a_version_asks_redis_nothing(
+    redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """A thousand requests are let in without one Redis command, by champion, by number and by session.
+
+    The replica has stopped keeping up, so that what Redis counts could only come from the requests.
+    """
+    registry = Registry.open(registry_settings.model_copy(update={"redis_url": redis_process.url}))
+    an_adapter(registry, tmp_path)
+    replica, _ = await a_replica(registry, tmp_path)
+    await replica.start()
+    await replica.stop()
+    with connect(redis_process.url) as redis:
+        before = redis.info("stats")["total_commands_processed"]
+        for number in range(1000):
+            model = ModelId(BOT, version=1) if number % 2 else ModelId(BOT)
+            (await replica.hold(model, f"session-{number}")).lease.release()
+        counted = redis.info("stats")["total_commands_processed"] - before
+    registry.close()
+    assert counted == 1  # the first of the two questions
 
 
 async def test_unknown_names_are_refused_and_old_versions_still_answer(registry: Registry, tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_an_answer_that_claims_two_versions_is_mixed() -> None:
     assert _check(both, {"bot@1", "bot@2"}, SAID) is False
 
 
+@pytest.mark.parametrize("versions", [frozenset(), frozenset({"bot@3"}), frozenset({"nobody@1"})])
+def test_an_answer_that_names_no_version_or_one_from_elsewhere_is_mixed(versions: frozenset[str]) -> None:
+    assert _check(Streamed("same", versions, "x", 0, 0, 1), {"bot@1", "bot@2"}, SAID) is False
+
+
 def test_a_sum_of_two_does_to_a_layer_what_both_do(tmp_path: Path) -> None:
     one, other = StarterPack.found().experts[:2]
     (made,) = sums_of_two((one, other), 1, tmp_path)
