@@ -21,6 +21,7 @@
     |   `-- TooLittleFeedback
     |-- TooLarge                   413
     |-- ArtifactMissing            500   bytes that a record names are gone or do not match their digest
+    |-- ArtifactsDown              503   the place for weights cannot be reached, or refuses us
     |-- RegistryDown               503   Redis cannot be reached
     |-- RecordNewer                503   written by a newer Shoal than this process
     `-- FeedbackNotKept            503   Redis is away, and the disk takes no spooled feedback
@@ -208,6 +209,17 @@ class ArtifactMissing(ShoalError):
 
     def __init__(self, digest: str, why: str) -> None:
         super().__init__(f"Artifact {digest} cannot be read: {why}", digest=digest)
+
+
+class ArtifactsDown(ShoalError):
+    status = 503
+    code = "artifacts_down"
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"The place for weights, {url}, does not answer as it should: {why}. Check it, SHOAL_ARTIFACTS_URL and its "
+            "credentials; then try again."
+        )
 
 
 class RegistryDown(ShoalError):

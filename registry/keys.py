@@ -20,6 +20,8 @@ key (after the namespace)              type    holds
 ``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / the wish's number
                                        hash
 ``{:wanted}:asked``                    string  how many wishes there were: the number of the last one
+``{:artifacts}:arriving``              zset    digest -> the second it was announced, before its bytes were put
+``{:artifacts}:condemned``             zset    digest -> the second until which garbage collection may delete it
 ``runs``                               zset    run id -> created at, seconds
 ``{run:ID}:PART``                      any     what belongs to one run (see ``registry/runs.py``)
 ``{name}:run``                         string  the run that is going for the adapter
@@ -88,6 +90,9 @@ class Keys:
 
     def records(self, table: str) -> str:
         return f"{self.namespace}:{{:{table}}}:records"
+
+    def artifacts(self, part: str) -> str:
+        return f"{self.namespace}:{{:artifacts}}:{part}"
 
     @property
     def asked(self) -> str:

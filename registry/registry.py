@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from registry.arrivals import Arrivals
 from registry.artifacts import ArtifactStore
 from registry.base_shape import BaseShape
 from registry.connection import RegistryRedis, connect
@@ -67,7 +68,12 @@ class Registry(Moves):
         client = connect(settings.redis_url)
         return cls(
             RedisStore(client, keys),
-            ArtifactStore(settings.artifacts_url, settings.cache_dir),
+            ArtifactStore(
+                settings.artifacts_url,
+                settings.cache_dir,
+                cache_bytes=settings.cache_bytes,
+                announce=Arrivals(client, keys).announce,
+            ),
             feedback=FeedbackLog(client, keys),
             interactions=Interactions(client, keys, settings.interactions_days),
             replicas=Replicas(client, keys),
@@ -184,6 +190,7 @@ class Registry(Moves):
         size: int,
     ) -> tuple[Version, bool]:
         """Adds bytes that are stored already; they were inspected by whoever stored them. Else as ``register``."""
+        self.artifacts.announce(digest)
         if not self.artifacts.has(digest):
             raise ArtifactMissing(digest, f"{self.artifacts.url} does not hold it")
         for _ in range(ATTEMPTS):

@@ -27,6 +27,11 @@ class RegistrySettings(BaseSettings):
     cache_dir: str = Field(
         default="./.shoal/cache", min_length=1, description="Where this machine keeps its verified copies of weights."
     )
+    cache_max_gib: float = Field(
+        default=20.0,
+        ge=0,
+        description="The most that those copies take, in GiB; what nobody uses leaves first. 0: no bound.",
+    )
     base: str | None = Field(
         default=None, description="The base model, a folder or a Hugging Face id: adapters are checked against it."
     )
@@ -56,6 +61,10 @@ class RegistrySettings(BaseSettings):
     @property
     def max_bytes(self) -> int:
         return self.max_upload_mb * 1_000_000
+
+    @property
+    def cache_bytes(self) -> int:
+        return int(self.cache_max_gib * (1 << 30))
 
     @classmethod
     def load(cls, **given: Any) -> RegistrySettings:

@@ -212,7 +212,14 @@ class Replica:
         under_way = self._reconciling is not None and not self._reconciling.done()
         if not under_way and (at - self._reconciled >= RECONCILE_SECONDS or self._residents.leftover):
             self._reconciled = at
-            self._reconciling = self._background.spawn(self._residents.reconcile())
+            self._reconciling = self._background.spawn(self._compare())
+
+    async def _compare(self) -> None:
+        await self._residents.reconcile()
+        # The engine may read the files of what it holds again: their copies stay, others may leave the cache.
+        known, ready = dict(self._arrivals.versions), self._residents.ready
+        loaded = [version.digest for version in known.values() if version.engine_name in ready]
+        await asyncio.to_thread(self._registry.artifacts.keep, loaded)
 
     async def _keep_beating(self) -> None:
         """A load can take longer than a heartbeat lives."""

@@ -120,6 +120,8 @@ class SliceScorer:
             if run.snapshot is None or run.champion is None:
                 raise BadInput(f"Run {run_id} has no snapshot or no champion.", field="run")
             snapshot = Snapshot.model_validate(self.registry.artifacts.get_json(run.snapshot.digest))
+            # The confirmation reads the experts' files again: they stay in this machine's cache as long as the scene does.
+            self.registry.artifacts.keep({run.champion.digest, *(expert.digest for expert in run.experts)})
             experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
             self._scene = (
                 None  # from here on the engine holds this run's experts: the last run's scene is no longer true
