@@ -10,6 +10,7 @@
     |   `-- RunUnknown
     |-- Conflict                   409
     |   |-- RolloutMoved           the caller saw an older revision
+    |   |-- OperationReused        the operation id stands for another move
     |   |-- NothingEarlier         no earlier version to roll back to
     |   |-- VersionWithdrawn       was rolled back; promotes only by hand
     |   |-- VersionRetired
@@ -106,6 +107,23 @@ class RolloutMoved(Conflict):
         )
         self.expected = expected
         self.actual = actual
+
+
+class OperationReused(Conflict):
+    code = "operation_reused"
+
+    def __init__(
+        self, adapter: str, operation_id: str, *, stands_for: str, asked: str, answered: dict[str, Any]
+    ) -> None:
+        super().__init__(
+            f"Operation id '{operation_id}' of '{adapter}' stands for '{stands_for}' already; this is '{asked}'. "
+            "Choose a new 'operation_id' for a new move.",
+            adapter=adapter,
+            operation_id=operation_id,
+            stands_for=stands_for,
+            asked=asked,
+            answered=answered,
+        )
 
 
 class NothingEarlier(Conflict):

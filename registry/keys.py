@@ -6,12 +6,13 @@ key (after the namespace)              type    holds
 ``adapters``                           set     the adapter names; a name counts once its record is there
 ``changes``                            channel the name of an adapter whose rollout or versions changed (a hint)
 ``{name}:adapter``                     hash    created_at, created_by, versions (count), events (count)
-``{name}:rollout``                     hash    revision, record (a Rollout as JSON)
+``{name}:rollout``                     hash    revision, record (a Rollout as JSON), policy (a Policy, once one was set)
 ``{name}:versions``                    hash    number -> a Version as JSON, written once, never again
 ``{name}:retired``                     set     the numbers that are retired
 ``{name}:digests``                     hash    digest -> number
 ``{name}:history``                     stream  entry N-0 is the Nth event: field ``event``, an Event as JSON
-``{name}:operation:ID``                string  what the operation was answered, a Rollout as JSON; expires
+``{name}:moves``                       zset    number of a move's event, 12 digits -> when, microseconds since 1970
+``{name}:operation:ID``                string  what the operation was answered, an Answered as JSON; expires
 ``{name}:feedback``                    hash    feedback id -> sha256 of its content, a space, Feedback as JSON
 ``{name}:feedback-order``              zset    feedback id -> its place, 1 for the first
 ``interaction:{ID}``                   string  an Interaction as JSON; expires
@@ -71,6 +72,9 @@ class Keys:
 
     def history(self, adapter: str) -> str:
         return self.of(adapter, "history")
+
+    def moves(self, adapter: str) -> str:
+        return self.of(adapter, "moves")
 
     def operation(self, adapter: str, operation_id: str) -> str:
         return self.of(adapter, f"operation:{operation_id}")

@@ -4,206 +4,207 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from registry import rollout as rules
-from registry.errors import BadInput, RolloutMoved
-from registry.records import Event, EventKind, Rollout, Version, now
-from registry.store import Store
+from registry.errors import BadInput, OperationReused, RolloutMoved
+from registry.policy import Policy
+from registry.records import Event, EventKind, Rollout, now
+from registry.store import Answered, Seen, Store
 
 ATTEMPTS = 1000  # every lost race is somebody else's move, so this many in a row mean something is broken
 
-_Rule = Callable[[Rollout, datetime], Rollout]
+
+class How(TypedDict, total=False):
+    """What every move takes: who, why, from which revision, under which id, and figures for the history."""
+
+    by: Required[str]
+    reason: str
+    expected_revision: int | None
+    operation_id: str | None
+    details: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Move:
+    """``asked``: the move in words, which tell a repeated call from another one under the same id."""
+
+    kind: EventKind
+    asked: str
+    rule: Callable[[Seen, datetime], Rollout]
+    version: int | None = None
+    tells: Callable[[Seen, Rollout], dict[str, Any]] = lambda seen, after: {}
+    pins: int | None = None
+    retires: int | None = None
+    policy: Policy | None = None
 
 
 class Moves:
-    """promote, roll_back, start_canary, end_canary, retire.
+    """promote, roll_back, start_canary, end_canary, pin, unpin, retire, set_policy.
 
-    Each is atomic and leaves one event. With ``expected_revision`` it happens only from that revision, else
-    ``RolloutMoved``; without, it is decided again on the newest rollout until it wins. A repeated ``operation_id`` is
-    answered with the rollout of the first time, whatever has happened since.
+    Each is atomic, leaves one event and answers the rollout after it. With ``expected_revision`` it happens only from that
+    revision, else ``RolloutMoved``; without, it is decided again on the newest rollout until it wins. A repeated
+    ``operation_id`` is answered with the rollout of the first time, whatever has happened since; where the id stands for
+    another move, ``OperationReused``.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def promote(
-        self,
-        adapter: str,
-        version: int,
-        *,
-        by: str,
-        reason: str = "",
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-        by_itself: bool = False,
-        details: dict[str, Any] | None = None,
-    ) -> Rollout:
+    def promote(self, adapter: str, version: int, *, by_itself: bool = False, **how: Unpack[How]) -> Rollout:
         """The champion moves forward to ``version``. ``by_itself``: no person asked, so a withdrawn version is refused.
 
         Whether the replicas can serve it is not asked here: see ``Registry.ready``.
         """
-        return self._move(
-            "promoted",
-            adapter,
-            lambda seen, at: rules.promote(seen, version, at=at, by_itself=by_itself),
-            by=by,
-            reason=reason,
-            expected_revision=expected_revision,
-            operation_id=operation_id,
-            version=version,
-            details=details,
-        )
 
-    def roll_back(
-        self,
-        adapter: str,
-        to: int | None = None,
-        *,
-        by: str,
-        reason: str = "",
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-        details: dict[str, Any] | None = None,
-    ) -> Rollout:
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.promote(seen.rollout, version, at=at, by_itself=by_itself)
+
+        return self._make(adapter, _Move("promoted", f"promote version {version}", rule, version), how)
+
+    def roll_back(self, adapter: str, to: int | None = None, **how: Unpack[How]) -> Rollout:
         """The champion moves back: to the champion before this one, or ``to`` an earlier version."""
-        return self._move(
-            "rolled_back",
-            adapter,
-            lambda seen, at: rules.roll_back(seen, to, at=at),
-            by=by,
-            reason=reason,
-            expected_revision=expected_revision,
-            operation_id=operation_id,
-            details=details,
-        )
+
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.roll_back(seen.rollout, to, at=at)
+
+        asked = "roll back" if to is None else f"roll back to version {to}"
+        return self._make(adapter, _Move("rolled_back", asked, rule), how)
 
     def start_canary(
-        self,
-        adapter: str,
-        version: int,
-        share: float,
-        *,
-        by: str,
-        shadow: bool = False,
-        reason: str = "",
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-        details: dict[str, Any] | None = None,
+        self, adapter: str, version: int, share: float | None = None, *, shadow: bool = False, **how: Unpack[How]
     ) -> Rollout:
-        """``version`` goes on trial with ``share`` (0 to 1) of the traffic; called again it changes the share.
+        """``version`` goes on trial with ``share`` (0 to 1; default: the policy's) of the traffic; again: the share changes.
 
         ``shadow``: the champion answers everything, the trial is scored on the side.
         """
-        return self._move(
-            "canary_started",
-            adapter,
-            lambda seen, at: rules.start_canary(seen, version, share, at=at, shadow=shadow),
-            by=by,
-            reason=reason,
-            expected_revision=expected_revision,
-            operation_id=operation_id,
-            version=version,
-            details={**(details or {}), "share": 0.0 if shadow else share, "shadow": shadow},
+
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            given = seen.policy.canary.share if share is None else share
+            return rules.start_canary(seen.rollout, version, given, at=at, shadow=shadow)
+
+        def tells(seen: Seen, after: Rollout) -> dict[str, Any]:
+            return {"share": after.challenger_share, "shadow": after.shadow}
+
+        where = "in the shadow" if shadow else "with the policy's share" if share is None else f"with share {share}"
+        return self._make(
+            adapter, _Move("canary_started", f"put version {version} on trial {where}", rule, version, tells), how
         )
 
-    def end_canary(
-        self,
-        adapter: str,
-        *,
-        by: str,
-        reason: str = "",
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-        details: dict[str, Any] | None = None,
-    ) -> Rollout:
+    def end_canary(self, adapter: str, **how: Unpack[How]) -> Rollout:
         """The trial ends; the champion answers everything."""
-        return self._move(
-            "canary_ended",
-            adapter,
-            lambda seen, at: rules.end_canary(seen, at=at),
-            by=by,
-            reason=reason,
-            expected_revision=expected_revision,
-            operation_id=operation_id,
-            details=details,
+        return self._make(
+            adapter, _Move("canary_ended", "end the trial", lambda seen, at: rules.end_canary(seen.rollout, at=at)), how
         )
 
-    def retire(
-        self,
-        adapter: str,
-        version: int,
-        *,
-        by: str,
-        reason: str = "",
-        expected_revision: int | None = None,
-        operation_id: str | None = None,
-    ) -> Version:
-        """``version`` is never served again; its record and lineage stay. Pinned: ``Conflict``. Repeated: no change."""
-        if self.store.version(adapter, version).retired:
-            return self.store.version(adapter, version)
-        self._move(
-            "retired",
-            adapter,
-            lambda seen, at: rules.retire(seen, version, at=at),
-            by=by,
-            reason=reason,
-            expected_revision=expected_revision,
-            operation_id=operation_id,
-            version=version,
-            retires=version,
-        )
-        return self.store.version(adapter, version)
+    def pin(self, adapter: str, version: int, **how: Unpack[How]) -> Rollout:
+        """Every replica keeps ``version`` loaded until it is unpinned; a pinned version is not retired."""
 
-    def _move(
-        self,
-        kind: EventKind,
-        adapter: str,
-        rule: _Rule,
-        *,
-        by: str,
-        reason: str,
-        expected_revision: int | None,
-        operation_id: str | None,
-        version: int | None = None,
-        details: dict[str, Any] | None = None,
-        retires: int | None = None,
-    ) -> Rollout:
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.pin(seen.rollout, version, at=at)
+
+        return self._make(adapter, _Move("pinned", f"pin version {version}", rule, version, pins=version), how)
+
+    def unpin(self, adapter: str, version: int, **how: Unpack[How]) -> Rollout:
+        """``version`` is kept loaded only while the rollout itself needs it. Not pinned: ``Conflict``."""
+
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.unpin(seen.rollout, version, at=at)
+
+        return self._make(adapter, _Move("unpinned", f"unpin version {version}", rule, version), how)
+
+    def retire(self, adapter: str, version: int, **how: Unpack[How]) -> Rollout:
+        """``version`` is never served again; its record and lineage stay. Kept loaded: ``Conflict``. Retired: no change."""
+
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.retire(seen.rollout, version, at=at)
+
+        return self._make(adapter, _Move("retired", f"retire version {version}", rule, version, retires=version), how)
+
+    def set_policy(self, adapter: str, policy: Policy, **how: Unpack[How]) -> Rollout:
+        """``policy`` replaces the one there is; the event tells both."""
+
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.change_policy(seen.rollout, at=at)
+
+        def tells(seen: Seen, after: Rollout) -> dict[str, Any]:
+            return {"before": seen.policy.model_dump(mode="json"), "after": policy.model_dump(mode="json")}
+
+        asked = f"set the policy {policy.model_dump_json()}"
+        return self._make(adapter, _Move("policy_changed", asked, rule, tells=tells, policy=policy), how)
+
+    def _make(self, adapter: str, move: _Move, how: How) -> Rollout:
         # An id of our own, too: a change whose answer was lost on the wire is sent again by the client library.
-        operation_id = _checked(operation_id) or f"once-{uuid.uuid4().hex}"
+        operation_id = _checked(how.get("operation_id")) or f"once-{uuid.uuid4().hex}"
+        expected = how.get("expected_revision")
         for _ in range(ATTEMPTS):
-            seen, answered = self.store.rollout(adapter, operation_id)
-            if answered is not None:
-                return answered
-            if expected_revision is not None and expected_revision != seen.revision:
+            seen = self.store.rollout(adapter, operation_id)
+            if seen.answered is not None:
+                return _same(seen.answered, operation_id, move.asked)
+            if move.retires is not None and self.store.version(adapter, move.retires).retired:
+                return seen.rollout
+            if expected is not None and expected != seen.rollout.revision:
                 raise RolloutMoved(
                     adapter,
-                    expected=expected_revision,
-                    actual=seen.revision,
-                    rollout=seen.model_dump(mode="json"),
+                    expected=expected,
+                    actual=seen.rollout.revision,
+                    rollout=seen.rollout.model_dump(mode="json"),
                 )
-            at = now()
-            after = rule(seen, at)
-            event = Event(
-                kind=kind,
-                adapter=adapter,
-                at=at,
-                by=by,
-                reason=reason,
-                version=after.champion if kind == "rolled_back" else version or seen.challenger,
-                before=seen.champion,
-                after=after.champion,
-                revision=after.revision,
-                operation_id=operation_id,
-                details=details or {},
-            )
+            at = max(now(), seen.rollout.moved_at)  # clocks differ between machines; a history does not run backwards
+            after = move.rule(seen, at)
             try:
-                return self.store.move(after, event, operation_id=operation_id, retires=retires)
+                answered = self.store.move(
+                    Answered(asked=move.asked, rollout=after),
+                    _event(move, seen, after, how, operation_id),
+                    operation_id=operation_id,
+                    pins=move.pins,
+                    retires=move.retires,
+                    policy=move.policy,
+                )
             except RolloutMoved:
-                if expected_revision is not None:
+                if expected is not None:
                     raise
-        raise RolloutMoved(adapter, expected=seen.revision, actual=self.store.rollout(adapter)[0].revision)
+            else:
+                return _same(answered, operation_id, move.asked)
+        raise RolloutMoved(adapter, expected=seen.rollout.revision, actual=self.store.rollout(adapter).rollout.revision)
+
+
+def _event(move: _Move, seen: Seen, after: Rollout, how: How, operation_id: str) -> Event:
+    version = move.version
+    if move.kind == "rolled_back":
+        version = after.champion
+    elif move.kind == "canary_ended":
+        version = seen.rollout.challenger
+    return Event(
+        kind=move.kind,
+        adapter=after.adapter,
+        at=after.moved_at,
+        by=how["by"],
+        reason=how.get("reason", ""),
+        version=version,
+        before=seen.rollout.champion,
+        after=after.champion,
+        revision=after.revision,
+        operation_id=operation_id,
+        live=after.live,
+        details={**(how.get("details") or {}), **move.tells(seen, after)},
+    )
+
+
+def _same(answered: Answered, operation_id: str, asked: str) -> Rollout:
+    """The first answer, if it was given to the same move. An answer of before moves were told apart says nothing of it."""
+    if answered.asked not in ("", asked):
+        rollout = answered.rollout
+        raise OperationReused(
+            rollout.adapter,
+            operation_id,
+            stands_for=answered.asked,
+            asked=asked,
+            answered=rollout.model_dump(mode="json"),
+        )
+    return answered.rollout
 
 
 def _checked(operation_id: str | None) -> str | None:

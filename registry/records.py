@@ -94,12 +94,24 @@ class Version(Record):
         return f"{self.adapter}@{self.version}"
 
 
+class Live(Record):
+    """Who answered an adapter's traffic, and what was kept loaded for it, from one move to the next."""
+
+    revision: int
+    champion: int | None = None
+    challenger: int | None = None
+    challenger_share: float = 0.0
+    shadow: bool = False
+    pins: tuple[int, ...] = ()
+
+
 class Rollout(Record):
     """Which version answers which share of an adapter's traffic.
 
     ``trail`` holds the champions before this one, oldest first: rolling back pops it, so that going back twice goes
     further back and never forward. ``withdrawn`` holds versions that were rolled back: nothing promotes them by itself.
-    ``shadow``: the trial is one on the side, the champion answers everything and ``challenger_share`` is 0.
+    ``shadow``: the trial is one on the side, the champion answers everything and ``challenger_share`` is 0. ``pins`` holds
+    the versions that an operator wants kept loaded.
     """
 
     adapter: AdapterName
@@ -110,14 +122,26 @@ class Rollout(Record):
     shadow: bool = False
     trail: tuple[int, ...] = ()
     withdrawn: tuple[int, ...] = ()
+    pins: tuple[int, ...] = ()
     moved_at: datetime
     schema_number: int = 1
 
     @property
     def pinned(self) -> tuple[int, ...]:
-        """The versions that every replica keeps loaded: champion, challenger, and the way back."""
-        wanted = (self.champion, self.challenger, self.trail[-1] if self.trail else None)
+        """The versions that every replica keeps loaded: champion, challenger, the way back, and what an operator pinned."""
+        wanted = (self.champion, self.challenger, self.trail[-1] if self.trail else None, *self.pins)
         return tuple(dict.fromkeys(version for version in wanted if version is not None))
+
+    @property
+    def live(self) -> Live:
+        return Live(
+            revision=self.revision,
+            champion=self.champion,
+            challenger=self.challenger,
+            challenger_share=self.challenger_share,
+            shadow=self.shadow,
+            pins=self.pins,
+        )
 
 
 class Adapter(Record):
@@ -130,7 +154,18 @@ class Adapter(Record):
     rollout: Rollout
 
 
-EventKind = Literal["created", "registered", "promoted", "rolled_back", "canary_started", "canary_ended", "retired"]
+EventKind = Literal[
+    "created",
+    "registered",
+    "promoted",
+    "rolled_back",
+    "canary_started",
+    "canary_ended",
+    "pinned",
+    "unpinned",
+    "retired",
+    "policy_changed",
+]
 _SENTENCES = {
     "created": "{by} created {adapter}",
     "registered": "{by} registered {adapter}@{version}",
@@ -138,7 +173,10 @@ _SENTENCES = {
     "rolled_back": "{by} rolled {adapter} back from {before} to {after}",
     "canary_started": "{by} put {adapter}@{version} on trial",
     "canary_ended": "{by} ended the trial of {adapter}@{version}",
+    "pinned": "{by} pinned {adapter}@{version}",
+    "unpinned": "{by} unpinned {adapter}@{version}",
     "retired": "{by} retired {adapter}@{version}",
+    "policy_changed": "{by} changed the policy of {adapter}",
 }
 _FIRST = "{by} promoted {adapter} to {after}"
 
@@ -146,7 +184,8 @@ _FIRST = "{by} promoted {adapter} to {after}"
 class Event(Record):
     """One change, as history keeps it: who, when, why, from, to. It prints as a sentence.
 
-    ``number`` is its place in the adapter's history, 1 for the first, without gaps; the store gives it.
+    ``number`` is its place in the adapter's history, 1 for the first, without gaps; the store gives it. ``live``: what
+    answered from then on, where the event is a move.
     """
 
     kind: EventKind
@@ -160,6 +199,7 @@ class Event(Record):
     after: int | None = None
     revision: int
     operation_id: str = ""
+    live: Live | None = None
     details: dict[str, Any] = Field(default_factory=dict)
     schema_number: int = 1
 

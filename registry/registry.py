@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +14,12 @@ from registry.base_shape import BaseShape
 from registry.connection import RegistryRedis, connect
 from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady
 from registry.feedback import FeedbackLog
+from registry.history import LiveAt, live_at
 from registry.inspection import inspect
 from registry.interactions import Interactions
 from registry.keys import Keys
 from registry.moves import ATTEMPTS, Moves
+from registry.policy import Policy
 from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Rollout, Version, now
 from registry.replicas import Readiness, Replicas
 from registry.settings import RegistrySettings
@@ -32,8 +35,8 @@ _POLL_SECONDS = 0.1
 class Registry(Moves):
     """What services, workers and commands use; ``Registry.open(settings)`` makes one. Safe for threads.
 
-    The moves (promote, roll_back, start_canary, end_canary, retire) are in ``registry/moves.py``. Only errors of
-    ``registry/errors.py`` leave it; ``RegistryDown`` when Redis is away.
+    The moves (promote, roll_back, start_canary, end_canary, pin, unpin, retire, set_policy) are in ``registry/moves.py``.
+    Only errors of ``registry/errors.py`` leave it; ``RegistryDown`` when Redis is away.
     """
 
     def __init__(
@@ -107,7 +110,20 @@ class Registry(Moves):
         return self.store.versions(adapter)
 
     def rollout(self, adapter: str) -> Rollout:
-        return self.store.rollout(adapter)[0]
+        return self.store.rollout(adapter).rollout
+
+    def rollout_at(self, adapter: str, at: datetime) -> LiveAt:
+        """Which versions answered at a moment, and the event that had made it so. See ``registry/history.py``."""
+        return live_at(self.store, adapter, at)
+
+    def policy(self, adapter: str) -> tuple[Policy, int]:
+        """The adapter's policy, and the rollout's revision that it stands at. Never set: every field's default."""
+        seen = self.store.rollout(adapter)
+        return seen.policy, seen.rollout.revision
+
+    def policies(self) -> dict[str, Policy]:
+        """The policy of every adapter for which one was set."""
+        return self.store.policies()
 
     def revisions(self) -> dict[str, int]:
         """The rollout's revision of every adapter: the cheap question of a replica that polls."""
@@ -140,8 +156,8 @@ class Registry(Moves):
                 field="name",
             )
         at = now()
-        created = Event(kind="created", adapter=name, at=at, by=by, revision=0)
-        self.store.create(Rollout(adapter=name, revision=0, moved_at=at), created)
+        rollout = Rollout(adapter=name, revision=0, moved_at=at)
+        self.store.create(rollout, Event(kind="created", adapter=name, at=at, by=by, revision=0, live=rollout.live))
         return self.store.adapter(name)
 
     def register(

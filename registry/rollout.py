@@ -12,6 +12,9 @@ from itertools import groupby
 from registry.errors import BadInput, Conflict, NothingEarlier, VersionWithdrawn
 from registry.records import Rollout
 
+TRAIL_STEPS = 1000  # the way back is so many champions long: a rollout is read at every poll and must stay small
+MOST_PINS = 64
+
 
 def promote(rollout: Rollout, version: int, *, at: datetime, by_itself: bool = False) -> Rollout:
     """The champion moves forward to ``version``; the one before it joins the trail.
@@ -29,7 +32,7 @@ def promote(rollout: Rollout, version: int, *, at: datetime, by_itself: bool = F
             "challenger": None,
             "challenger_share": 0.0,
             "shadow": False,
-            "trail": (*rollout.trail, rollout.champion) if moved else rollout.trail,
+            "trail": (*rollout.trail, rollout.champion)[-TRAIL_STEPS:] if moved else rollout.trail,
             "withdrawn": tuple(held for held in rollout.withdrawn if held != version),
             "moved_at": at,
         }
@@ -98,15 +101,44 @@ def end_canary(rollout: Rollout, *, at: datetime) -> Rollout:
     )
 
 
+def pin(rollout: Rollout, version: int, *, at: datetime) -> Rollout:
+    """Every replica keeps ``version`` loaded, whoever answers, until it is unpinned. Pinning it again changes nothing else."""
+    if version not in rollout.pins and len(rollout.pins) >= MOST_PINS:
+        raise Conflict(
+            f"'{rollout.adapter}' has {MOST_PINS} pinned versions, the most there may be. Unpin one first.",
+            adapter=rollout.adapter,
+            pins=list(rollout.pins),
+        )
+    pins = tuple(dict.fromkeys((*rollout.pins, version)))
+    return rollout.model_copy(update={"revision": rollout.revision + 1, "pins": pins, "moved_at": at})
+
+
+def unpin(rollout: Rollout, version: int, *, at: datetime) -> Rollout:
+    """``version`` is kept loaded only while it is champion, on trial, or the way back."""
+    if version not in rollout.pins:
+        raise Conflict(
+            f"{rollout.adapter}@{version} is not pinned.",
+            adapter=rollout.adapter,
+            version=version,
+            pins=list(rollout.pins),
+        )
+    pins = tuple(held for held in rollout.pins if held != version)
+    return rollout.model_copy(update={"revision": rollout.revision + 1, "pins": pins, "moved_at": at})
+
+
+def change_policy(rollout: Rollout, *, at: datetime) -> Rollout:
+    """The policy beside the rollout changes; who answers does not."""
+    return rollout.model_copy(update={"revision": rollout.revision + 1, "moved_at": at})
+
+
 def retire(rollout: Rollout, version: int, *, at: datetime) -> Rollout:
     """``version`` is served no more: it leaves the trail, so that no rollback leads to it.
 
-    A pinned version (champion, challenger, the way back) is not retired while it is one.
+    A version that is kept loaded (champion, challenger, the way back, pinned) is not retired while it is.
     """
     if version in rollout.pinned:
         raise Conflict(
-            f"{rollout.adapter}@{version} is pinned (champion, on trial, or the way back) and cannot be retired. "
-            "Promote another version first.",
+            f"{rollout.adapter}@{version} cannot be retired: {_needed(rollout, version)}",
             adapter=rollout.adapter,
             version=version,
             pinned=list(rollout.pinned),
@@ -119,6 +151,16 @@ def retire(rollout: Rollout, version: int, *, at: datetime) -> Rollout:
             "moved_at": at,
         }
     )
+
+
+def _needed(rollout: Rollout, version: int) -> str:
+    if version == rollout.champion:
+        return "it is the champion. Promote another version first."
+    if version == rollout.challenger:
+        return "it is on trial. End the trial first."
+    if version in rollout.pins:
+        return f"it is pinned. Unpin it first: `shoal unpin {rollout.adapter} {version}`."
+    return "it is the way back from the champion. Promote another version first."
 
 
 def _cut(trail: tuple[int, ...], target: int) -> tuple[int, ...]:

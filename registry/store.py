@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
-from registry.records import Adapter, Event, Rollout, Version
+from registry.policy import Policy
+from registry.records import Adapter, Event, Record, Rollout, Version
+
+
+class Answered(Record):
+    """What an operation id was answered, and to which move in words; "" in answers of before moves were told apart."""
+
+    asked: str = ""
+    rollout: Rollout
+
+
+class Seen(NamedTuple):
+    """What a mover sees at one moment: the rollout, what its operation id was answered (if it was), the policy."""
+
+    rollout: Rollout
+    answered: Answered | None
+    policy: Policy
 
 
 class Store(Protocol):
@@ -16,7 +33,7 @@ class Store(Protocol):
     - a version never changes once it is added, except that it can be retired; its number is never used again;
     - a digest has at most one version under an adapter;
     - a rollout moves only from the revision that the caller saw (``after.revision - 1``);
-    - a rollout never moves to a champion or challenger that is unknown or retired;
+    - a rollout never moves to a champion, challenger or newly pinned version that is unknown or retired;
     - every change leaves exactly one event, in the same atomic step, and a refused change leaves none;
     - an operation id is answered as it was the first time, for at least 30 days.
 
@@ -54,16 +71,32 @@ class Store(Protocol):
     def versions(self, adapter: str) -> list[Version]:
         """Every version, newest first. ``AdapterUnknown``."""
 
-    def rollout(self, adapter: str, operation_id: str = "") -> tuple[Rollout, Rollout | None]:
-        """The rollout as it is, and what ``operation_id`` was answered, if it was. ``AdapterUnknown``."""
+    def rollout(self, adapter: str, operation_id: str = "") -> Seen:
+        """The rollout and the policy as they are, and what ``operation_id`` was answered, if it was. ``AdapterUnknown``."""
 
-    def move(self, after: Rollout, event: Event, *, operation_id: str, retires: int | None = None) -> Rollout:
-        """Replaces the rollout of revision ``after.revision - 1`` by ``after``; ``retires`` a version with it.
+    def policies(self) -> dict[str, Policy]:
+        """The policy of every adapter for which one was set, in one round trip."""
 
-        A repeated operation id is answered as the first time, before anything else is looked at; retiring what is
-        retired already changes nothing. ``RolloutMoved``, ``AdapterUnknown``, ``VersionUnknown``, ``VersionRetired``:
-        nothing was changed.
+    def move(
+        self,
+        after: Answered,
+        event: Event,
+        *,
+        operation_id: str,
+        pins: int | None = None,
+        retires: int | None = None,
+        policy: Policy | None = None,
+    ) -> Answered:
+        """Replaces the rollout of revision ``after.rollout.revision - 1``, and the policy where one is given.
+
+        ``pins``, ``retires``: the version that is newly pinned, that is retired with the move. A repeated operation id is
+        answered as the first time, before anything else is looked at; retiring what is retired already changes nothing.
+        ``RolloutMoved``, ``AdapterUnknown``, ``VersionUnknown``, ``VersionRetired``: nothing was changed.
         """
+
+    def move_at(self, adapter: str, at: datetime) -> Event | None:
+        """The last move (or the creation) at or before ``at``. None: it lies before every move that tells what was live.
+        ``AdapterUnknown``."""
 
     def history(self, adapter: str, limit: int, before: int | None) -> list[Event]:
         """Up to ``limit`` events, newest first, below the number ``before``. ``AdapterUnknown``."""

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from service.api import adapters, feedback, runs, status
+from service.api import adapters, feedback, pins, policy, runs, status
 from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
@@ -131,7 +131,7 @@ def make_app() -> FastAPI:
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
     app.state.drain = Drain()
     add_error_handlers(app)
-    for noun in (adapters, feedback, runs, status):
+    for noun in (adapters, pins, policy, feedback, runs, status):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)

@@ -118,9 +118,21 @@ class Client:
         """What a version (default: the champion) is made of, down to the imported experts."""
         return self._call("GET", _path(name, "lineage"), params=_given(version=version))
 
-    def history(self, name: str, *, limit: int = 100) -> list[dict[str, Any]]:
-        """What happened to an adapter, newest first; each event has a ``sentence``."""
-        return self._listed("GET", _path(name, "history"), "events", params={"limit": limit})
+    def history(self, name: str, *, limit: int = 100, before: int | None = None) -> list[dict[str, Any]]:
+        """What happened to an adapter, newest first; each event has a ``sentence``. ``before``: the last one's ``number``."""
+        return self._listed("GET", _path(name, "history"), "events", params={"limit": limit, **_given(before=before)})
+
+    def live_at(self, name: str, at: str) -> dict[str, Any]:
+        """What answered at a time (ISO 8601, without an offset UTC): ``{"live", "since", ...}``."""
+        return self._call("GET", _path(name, "history"), params={"at": at})
+
+    def policy(self, name: str) -> dict[str, Any]:
+        """``{"policy", "revision"}``: what happens to the adapter by itself."""
+        return self._call("GET", _path(name, "policy"))
+
+    def set_policy(self, name: str, policy: dict[str, Any], **how: Any) -> dict[str, Any]:
+        """Replace the policy; a field that is left out gets its default. ``how`` as for ``promote``."""
+        return self._call("PUT", _path(name, "policy"), json={"policy": policy, **how})
 
     # Moves: each answers the rollout after it
 
@@ -134,14 +146,25 @@ class Client:
         return self._move(name, "rollback", {**_given(to=to), **how})
 
     def canary(
-        self, name: str, version: int | None, share: float = 0.0, *, shadow: bool = False, **how: Any
+        self, name: str, version: int | None, share: float | None = None, *, shadow: bool = False, **how: Any
     ) -> dict[str, Any]:
-        """Give ``version`` that share (0 to 1) of the traffic; ``None`` ends the trial. ``how`` as for ``promote``.
+        """Give ``version`` that share (0 to 1; default: the policy's) of the traffic; version ``None`` ends the trial.
 
         ``shadow``: the champion answers everything, the version is scored on the side.
         """
         aside = {"shadow": True} if shadow else {}
-        return self._move(name, "canary", {"version": version, "share": share, **aside, **how})
+        return self._move(name, "canary", {"version": version, **_given(share=share), **aside, **how})
+
+    def pin(self, name: str, version: int, **how: Any) -> dict[str, Any]:
+        """Keep ``version`` loaded on every replica until it is unpinned. ``how`` as for ``promote``."""
+        return self._move(name, "pin", {"version": version, **how})
+
+    def unpin(self, name: str, version: int, **how: Any) -> dict[str, Any]:
+        return self._move(name, "unpin", {"version": version, **how})
+
+    def retire(self, name: str, version: int, **how: Any) -> dict[str, Any]:
+        """Never serve ``version`` again; its record and lineage stay. ``how`` as for ``promote``."""
+        return self._move(name, "retire", {"version": version, **how})
 
     def _move(self, name: str, move: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._call("POST", _path(name, move), json=body, timeout=MOVE_SECONDS)

@@ -126,6 +126,12 @@ class RunDriver:
                 run, "done", f"Registered {run.spec.adapter}@{version}, not promoted, as asked. {decision.reason}"
             )
             return
+        if not self.registry.policy(run.spec.adapter)[0].promote:
+            told = (
+                f"Registered {run.spec.adapter}@{version}, not promoted: the adapter's policy leaves that to a person."
+            )
+            self._end(run, "done", f"{told} {decision.reason}")
+            return
         promoting = {"status": "promoting", "promoting_since": now(), "outcome": decision.reason}
         if moved := self.registry.runs.save(run.model_copy(update=promoting)):
             self.registry.replicas.ask(run.spec.adapter, version)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from registry.errors import AdapterUnknown, RolloutMoved, VersionRetired, VersionUnknown
+from registry.policy import Policy
 from registry.records import Adapter, Event, Rollout, Version
+from registry.store import Answered, Seen
 
 
 @dataclass
@@ -20,7 +24,9 @@ class _Line:
     versions: dict[int, Version] = field(default_factory=dict)
     digests: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
-    operations: dict[str, Rollout] = field(default_factory=dict)
+    moves: list[Event] = field(default_factory=list)
+    operations: dict[str, Answered] = field(default_factory=dict)
+    policy: Policy | None = None
 
 
 class MemoryStore:
@@ -89,28 +95,49 @@ class MemoryStore:
         with self._lock:
             return list(reversed(self._line(adapter).versions.values()))
 
-    def rollout(self, adapter: str, operation_id: str = "") -> tuple[Rollout, Rollout | None]:
+    def rollout(self, adapter: str, operation_id: str = "") -> Seen:
         with self._lock:
             line = self._line(adapter)
-            return line.rollout, line.operations.get(operation_id)
+            return Seen(line.rollout, line.operations.get(operation_id), line.policy or Policy())
 
-    def move(self, after: Rollout, event: Event, *, operation_id: str, retires: int | None = None) -> Rollout:
+    def policies(self) -> dict[str, Policy]:
         with self._lock:
-            line = self._line(after.adapter)
+            return {name: line.policy for name, line in sorted(self._lines.items()) if line.policy is not None}
+
+    def move(
+        self,
+        after: Answered,
+        event: Event,
+        *,
+        operation_id: str,
+        pins: int | None = None,
+        retires: int | None = None,
+        policy: Policy | None = None,
+    ) -> Answered:
+        with self._lock:
+            rollout = after.rollout
+            name, line = rollout.adapter, self._line(rollout.adapter)
             if operation_id in line.operations:
                 return line.operations[operation_id]
             if retires is not None and retires in line.versions and line.versions[retires].retired:
-                return line.rollout
-            if line.rollout.revision != after.revision - 1:
-                raise moved(after, line.rollout)
-            for number in (after.champion, after.challenger):
-                if number is not None and self.version(after.adapter, number).retired:
-                    raise VersionRetired(after.adapter, number)
+                return Answered(asked=after.asked, rollout=line.rollout)
+            if line.rollout.revision != rollout.revision - 1:
+                raise moved(rollout, line.rollout)
+            for number in (rollout.champion, rollout.challenger, pins):
+                if number is not None and self.version(name, number).retired:
+                    raise VersionRetired(name, number)
             if retires is not None:
-                line.versions[retires] = self.version(after.adapter, retires).model_copy(update={"retired": True})
-            line.rollout = line.operations[operation_id] = after
+                line.versions[retires] = self.version(name, retires).model_copy(update={"retired": True})
+            line.rollout, line.policy = rollout, policy or line.policy
+            line.operations[operation_id] = after
             self._record(line, event)
             return after
+
+    def move_at(self, adapter: str, at: datetime) -> Event | None:
+        with self._lock:
+            moves = self._line(adapter).moves
+            place = bisect_right(moves, at, key=lambda event: event.at)
+            return moves[place - 1] if place else None
 
     def history(self, adapter: str, limit: int, before: int | None) -> list[Event]:
         with self._lock:
@@ -135,7 +162,10 @@ class MemoryStore:
         return self._lines[adapter]
 
     def _record(self, line: _Line, event: Event) -> None:
-        line.events.append(event.model_copy(update={"number": len(line.events) + 1}))
+        numbered = event.model_copy(update={"number": len(line.events) + 1})
+        line.events.append(numbered)
+        if event.live is not None:
+            line.moves.append(numbered)
         for heard in self._listeners:
             heard.put(event.adapter)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -13,9 +15,12 @@ from registry.connection import RegistryRedis
 from registry.errors import AdapterUnknown, RegistryDown, VersionRetired, VersionUnknown
 from registry.keys import Keys
 from registry.lua import script
+from registry.policy import Policy
 from registry.records import Adapter, Event, Rollout, Version
+from registry.store import Answered, Seen
 from registry.stores.memory import moved
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OPERATION_SECONDS = 30 * 24 * 3600  # how long an operation id is answered as the first time
 
 
@@ -38,7 +43,7 @@ class RedisStore:
         self._redis.sadd(keys.adapters, name)
         return bool(
             self._create(
-                keys=[keys.adapter(name), keys.rollout(name), keys.history(name)],
+                keys=[keys.adapter(name), keys.rollout(name), keys.history(name), keys.moves(name)],
                 args=[
                     event.at.isoformat(),
                     event.by,
@@ -47,6 +52,7 @@ class RedisStore:
                     event.model_dump_json(),
                     name,
                     keys.changes,
+                    _microseconds(event.at),
                 ],
             )
         )
@@ -130,17 +136,34 @@ class RedisStore:
         marked = [v.model_copy(update={"retired": True}) if str(v.version) in retired else v for v in found]
         return sorted(marked, key=lambda version: -version.version)
 
-    def rollout(self, adapter: str, operation_id: str = "") -> tuple[Rollout, Rollout | None]:
+    def rollout(self, adapter: str, operation_id: str = "") -> Seen:
         with self._redis.pipeline() as pipe:
-            pipe.hget(self._keys.rollout(adapter), "record")
+            pipe.hmget(self._keys.rollout(adapter), "record", "policy")
             pipe.get(self._keys.operation(adapter, operation_id))
-            record, answered = pipe.execute()
+            (record, policy), answered = pipe.execute()
         if record is None:
             raise AdapterUnknown(adapter)
-        return Rollout.model_validate_json(record), Rollout.model_validate_json(answered) if answered else None
+        return Seen(
+            Rollout.model_validate_json(record),
+            _answered(answered) if answered else None,
+            Policy.model_validate_json(policy) if policy else Policy(),
+        )
 
-    def move(self, after: Rollout, event: Event, *, operation_id: str, retires: int | None = None) -> Rollout:
-        name, keys = after.adapter, self._keys
+    def policies(self) -> dict[str, Policy]:
+        return {name: Policy.model_validate_json(policy) for name, policy in self._each("rollout->policy")}
+
+    def move(
+        self,
+        after: Answered,
+        event: Event,
+        *,
+        operation_id: str,
+        pins: int | None = None,
+        retires: int | None = None,
+        policy: Policy | None = None,
+    ) -> Answered:
+        rollout = after.rollout
+        name, keys = rollout.adapter, self._keys
         answer, *held = self._move(
             keys=[
                 keys.adapter(name),
@@ -149,24 +172,30 @@ class RedisStore:
                 keys.retired(name),
                 keys.history(name),
                 keys.operation(name, operation_id),
+                keys.moves(name),
             ],
             args=[
-                after.revision - 1,
-                after.revision,
-                after.model_dump_json(),
+                rollout.revision - 1,
+                rollout.revision,
+                rollout.model_dump_json(),
                 event.model_dump_json(),
+                after.model_dump_json(),
                 OPERATION_SECONDS,
                 name,
                 keys.changes,
-                *("" if number is None else number for number in (after.champion, after.challenger, retires)),
+                _microseconds(event.at),
+                "" if policy is None else policy.model_dump_json(),
+                *("" if number is None else number for number in (rollout.champion, rollout.challenger, pins, retires)),
             ],
         )
         if answer == "moved":
             return after
         if answer == "answered":
-            return Rollout.model_validate_json(held[0])
+            return _answered(held[0])
+        if answer == "retired_before":
+            return Answered(asked=after.asked, rollout=Rollout.model_validate_json(held[0]))
         if answer == "stale":
-            raise moved(after, Rollout.model_validate_json(held[0]))
+            raise moved(rollout, Rollout.model_validate_json(held[0]))
         if answer == "no_version":
             raise VersionUnknown(name, int(held[0]))
         if answer == "retired":
@@ -180,10 +209,20 @@ class RedisStore:
             exists, entries = pipe.execute()
         if not exists:
             raise AdapterUnknown(adapter)
-        return [
-            Event.model_validate_json(fields["event"]).model_copy(update={"number": int(place.split("-")[0])})
-            for place, fields in entries
-        ]
+        return [_numbered(place, fields) for place, fields in entries]
+
+    def move_at(self, adapter: str, at: datetime) -> Event | None:
+        with self._redis.pipeline() as pipe:
+            pipe.exists(self._keys.adapter(adapter))
+            pipe.zrevrangebyscore(self._keys.moves(adapter), _microseconds(at), "-inf", start=0, num=1)
+            exists, numbers = pipe.execute()
+        if not exists:
+            raise AdapterUnknown(adapter)
+        if not numbers:
+            return None
+        place = f"{int(numbers[0])}-0"
+        entries: Any = self._redis.xrange(self._keys.history(adapter), min=place, max=place)
+        return _numbered(*entries[0]) if entries else None
 
     def changes(self, timeout: float) -> Iterator[str | None]:
         while True:
@@ -203,6 +242,21 @@ class RedisStore:
         patterns = [self._keys.of("*", field) for field in fields]
         rows: Any = self._redis.sort(self._keys.adapters, alpha=True, get=["#", *patterns], groups=True)
         return [list(row) for row in rows if None not in row]
+
+
+def _numbered(place: str, fields: dict[str, str]) -> Event:
+    return Event.model_validate_json(fields["event"]).model_copy(update={"number": int(place.partition("-")[0])})
+
+
+def _answered(kept: str) -> Answered:
+    """An answer of before moves were told apart is the bare rollout."""
+    answer = json.loads(kept)
+    return Answered.model_validate(answer if "rollout" in answer else {"rollout": answer})
+
+
+def _microseconds(at: datetime) -> int:
+    """Since 1970; exact, and below 2**53, so a score keeps it."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _version(record: str, retired: bool) -> Version:

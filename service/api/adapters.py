@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
+from pydantic import Field
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse
 
 from registry.archives import unpack
 from registry.errors import RolloutMoved, TooLarge
+from registry.history import moment
 from registry.records import Rollout
 from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, adapter_name
 
@@ -40,7 +42,7 @@ class Canary(MoveBody):
     """``version: null`` ends the trial; ``shadow``: the champion answers everything, the trial is scored on the side."""
 
     version: int | None
-    share: float = 0.05
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
     shadow: bool = False
 
 
@@ -85,7 +87,7 @@ async def add_version(
         version, new = await asyncio.to_thread(register)
     if (await asyncio.to_thread(parts.registry.rollout, name)).champion is None:
         with suppress(RolloutMoved):  # another upload was first
-            await _promote(parts, name, version.version, by=caller, reason="the first version", expected_revision=0)
+            await _promote_first(parts, name, version.version, by=caller)
     content = {"version": version.model_dump(mode="json"), "new": new}
     return JSONResponse(content, status_code=201 if new else 200)
 
@@ -117,8 +119,19 @@ def get_lineage(name: Name, parts: PartsOf, _: Caller, version: int | None = Non
 
 @router.get("/{name}/history")
 def get_history(
-    name: Name, parts: PartsOf, _: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: int | None = None
+    name: Name,
+    parts: PartsOf,
+    _: Caller,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: int | None = None,
+    at: str | None = None,
 ) -> Any:
+    """Its events, newest first; or, with ``at``, what was live at that time."""
+    if at is not None:
+        found = parts.registry.rollout_at(name, moment(at))
+        return found.model_dump(mode="json") | {
+            "since": found.since.model_dump(mode="json") | {"sentence": str(found.since)}
+        }
     events = parts.registry.history(name, limit=limit, before=before)
     return {"events": [event.model_dump(mode="json") | {"sentence": str(event)} for event in events]}
 
@@ -126,7 +139,12 @@ def get_history(
 @router.post("/{name}/promote")
 async def promote(name: Name, body: Promote, parts: PartsOf, caller: Caller) -> Rollout:
     """Move the champion forward, once every live replica can serve the version."""
-    return await _promote(parts, name, body.version, by=caller, **body.conditions())
+    if await is_due(parts, name, body):
+        await get_ready(parts, name, body.version)
+    rollout = await asyncio.to_thread(
+        lambda: parts.registry.promote(name, body.version, by=caller, **body.conditions())
+    )
+    return await followed(parts, name, rollout)
 
 
 @router.post("/{name}/rollback")
@@ -134,16 +152,15 @@ async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) 
     """Move the champion back; instant where the version is still loaded, as the one before the champion always is."""
     from registry import rollout as rules
 
-    seen, answered = await asyncio.to_thread(parts.registry.store.rollout, name, body.operation_id or "")
-    stale = body.expected_revision not in (None, seen.revision)
-    if answered is None and not stale:  # else the move itself answers: as the first time, or with 409
+    if await is_due(parts, name, body):
+        seen = await asyncio.to_thread(parts.registry.rollout, name)
         if body.to is not None:
             await asyncio.to_thread(parts.registry.version, name, body.to)
         target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
         if target is not None:
-            await _get_ready(parts, name, target)
+            await get_ready(parts, name, target)
     rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **body.conditions()))
-    return await _followed(parts, name, rollout)
+    return await followed(parts, name, rollout)
 
 
 @router.post("/{name}/canary")
@@ -151,31 +168,40 @@ async def canary(name: Name, body: Canary, parts: PartsOf, caller: Caller) -> Ro
     """Put a version on trial for a share of the traffic, or end the trial."""
     if body.version is None:
         rollout = await asyncio.to_thread(lambda: parts.registry.end_canary(name, by=caller, **body.conditions()))
-        return await _followed(parts, name, rollout)
-    await _get_ready(parts, name, body.version)
+        return await followed(parts, name, rollout)
     number = body.version
+    if await is_due(parts, name, body):
+        await get_ready(parts, name, number)
     rollout = await asyncio.to_thread(
         lambda: parts.registry.start_canary(
             name, number, body.share, by=caller, shadow=body.shadow, **body.conditions()
         )
     )
-    return await _followed(parts, name, rollout)
+    return await followed(parts, name, rollout)
 
 
-async def _promote(parts: Parts, name: str, version: int, *, by: str, **conditions: Any) -> Rollout:
-    await _get_ready(parts, name, version)
-    rollout = await asyncio.to_thread(lambda: parts.registry.promote(name, version, by=by, **conditions))
-    return await _followed(parts, name, rollout)
+async def _promote_first(parts: Parts, name: str, version: int, *, by: str) -> None:
+    await get_ready(parts, name, version)
+    rollout = await asyncio.to_thread(
+        lambda: parts.registry.promote(name, version, by=by, reason="the first version", expected_revision=0)
+    )
+    await followed(parts, name, rollout)
 
 
-async def _get_ready(parts: Parts, name: str, version: int) -> None:
+async def is_due(parts: Parts, name: str, body: MoveBody) -> bool:
+    """Whether the move can still happen: else, it answers as the first time, or with 409, whatever the replicas say."""
+    seen = await asyncio.to_thread(parts.registry.store.rollout, name, body.operation_id or "")
+    return seen.answered is None and body.expected_revision in (None, seen.rollout.revision)
+
+
+async def get_ready(parts: Parts, name: str, version: int) -> None:
     """Every live replica loads and probes the version first; one that cannot refuses the move with its reason."""
     asked = asyncio.to_thread(parts.registry.ready, name, version, timeout=parts.settings.ready_timeout)
     parts.replica.hint()
     await asked
 
 
-async def _followed(parts: Parts, name: str, rollout: Rollout) -> Rollout:
+async def followed(parts: Parts, name: str, rollout: Rollout) -> Rollout:
     """This replica answers by the new rollout before the caller hears of it."""
     await parts.replica.converge(name)
     return rollout

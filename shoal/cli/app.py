@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from registry.errors import ShoalError
-from shoal.cli import adapters, feedback, history, lineage, output, plugins, rollout, runs, serve, transfer
+from shoal.cli import adapters, feedback, history, lineage, output, plugins, policy, rollout, runs, serve, transfer
 
 SERVE, ADAPTERS, RUNS, MORE = "Serve", "Adapters", "Feedback and runs", "More"
 HELP = """Serve a LoRA expert that gets better from its users' feedback.
@@ -33,6 +33,10 @@ def build() -> typer.Typer:
     app.command("promote", rich_help_panel=ADAPTERS)(rollout.promote)
     app.command("rollback", rich_help_panel=ADAPTERS)(rollout.rollback)
     app.command("canary", rich_help_panel=ADAPTERS)(rollout.canary)
+    app.command("pin", rich_help_panel=ADAPTERS)(rollout.pin)
+    app.command("unpin", rich_help_panel=ADAPTERS)(rollout.unpin)
+    app.command("retire", rich_help_panel=ADAPTERS)(rollout.retire)
+    app.add_typer(policy.app, name="policy", rich_help_panel=ADAPTERS)
     app.command("import", rich_help_panel=ADAPTERS)(transfer.import_)
     app.command("export", rich_help_panel=ADAPTERS)(transfer.export)
     app.add_typer(feedback.app, name="feedback", rich_help_panel=RUNS)

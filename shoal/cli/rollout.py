@@ -1,4 +1,4 @@
-"""``shoal promote``, ``rollback`` and ``canary``: who answers an adapter's traffic."""
+"""``shoal promote``, ``rollback``, ``canary``, ``pin``, ``unpin``, ``retire``: who answers, and what stays loaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def canary(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Put a version on trial with a share of the traffic, or end the trial. Callers stay on the side they are on.
+    """Put a version on trial with a share of the traffic (default: the policy's), or end the trial.
+
+    Callers stay on the side they are on.
 
     shoal canary support-bot 7 --share .05
 
@@ -66,13 +68,55 @@ def canary(
 
     shoal canary support-bot --end
     """
-    if end == (version is not None) or (share is not None) + shadow + end != 1:
+    if end == (version is not None) or (share is not None) + shadow + end > 1:
         raise LocalProblem(
-            f"Give a version with its share, or --shadow, or end the trial: "
+            "Give a version (with its share, or --shadow), or end the trial: "
             f"shoal canary {name} 7 --shadow | 7 --share .05 | --end."
         )
     with connect(url, api_key) as client:
-        _told(client.canary(name, version, share or 0.0, shadow=shadow, **how(reason, expected_revision)), json)
+        _told(client.canary(name, version, share, shadow=shadow, **how(reason, expected_revision)), json)
+
+
+def pin(
+    name: Name,
+    version: VersionNumber,
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Keep a version loaded on every replica, whoever answers, until it is unpinned."""
+    with connect(url, api_key) as client:
+        _told(client.pin(name, version, **how(reason, expected_revision)), json)
+
+
+def unpin(
+    name: Name,
+    version: VersionNumber,
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Keep a version loaded only while the rollout itself needs it."""
+    with connect(url, api_key) as client:
+        _told(client.unpin(name, version, **how(reason, expected_revision)), json)
+
+
+def retire(
+    name: Name,
+    version: VersionNumber,
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Never serve a version again. Its record, lineage and number stay; one that is kept loaded is refused."""
+    with connect(url, api_key) as client:
+        _told(client.retire(name, version, **how(reason, expected_revision)), json)
 
 
 def _told(rollout: dict[str, Any], json: bool) -> None:
@@ -84,4 +128,5 @@ def _told(rollout: dict[str, Any], json: bool) -> None:
     if rollout.get("challenger") is not None:
         share = f"has {output.percent(rollout['challenger_share'])} of the traffic"
         trial = f"; {name}@{rollout['challenger']} {'is tried in its shadow' if rollout.get('shadow') else share}"
-    output.say((f"{name} -> version {champion}", "bold green"), f"{trial} (revision {rollout['revision']})")
+    pins = f"; pinned: {output.shown(rollout['pins'])}" if rollout.get("pins") else ""
+    output.say((f"{name} -> version {champion}", "bold green"), f"{trial}{pins} (revision {rollout['revision']})")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
-from registry import rollout as rules
 from registry.connection import connect
 from registry.errors import (
     AdapterUnknown,
     BadInput,
     Conflict,
+    OperationReused,
     RolloutMoved,
     ShoalError,
     VersionRetired,
@@ -25,6 +22,7 @@ from registry.errors import (
 )
 from registry.keys import Keys
 from registry.moves import Moves
+from registry.policy import CanaryPolicy, Policy
 from registry.records import Event, Rollout, Version, now
 from registry.store import Store
 from registry.stores.memory import MemoryStore
@@ -193,10 +191,10 @@ def test_retired_versions_stay_readable_and_are_never_served(store: Store) -> No
     for number in (1, 2, 3, 4):
         moves.promote("bot", number, by="ann")
 
-    retired = moves.retire("bot", 2, by="ann", reason="weak")
-    assert moves.retire("bot", 2, by="ann") == retired
+    after = moves.retire("bot", 2, by="ann", reason="weak")
+    assert moves.retire("bot", 2, by="ann") == after
 
-    assert retired.retired
+    assert store.version("bot", 2).retired
     assert [version.retired for version in store.versions("bot")] == [False, False, True, False]
     assert store.rollout("bot")[0].trail == (1, 3)
     for refused in (
@@ -285,77 +283,61 @@ def test_rivals_for_a_number_get_different_ones(store: Store) -> None:
     assert [version.version for version in store.versions("bot")] == list(range(THREADS // 2, 0, -1))
 
 
-RULES: dict[str, Callable[..., Rollout]] = {
-    "promote": lambda seen, version, _: rules.promote(seen, version, at=AT),
-    "promote_by_itself": lambda seen, version, _: rules.promote(seen, version, at=AT, by_itself=True),
-    "roll_back": lambda seen, version, _: rules.roll_back(seen, at=AT),
-    "roll_back_to": lambda seen, version, _: rules.roll_back(seen, version, at=AT),
-    "start_canary": lambda seen, version, share: rules.start_canary(seen, version, share, at=AT),
-    "end_canary": lambda seen, version, _: rules.end_canary(seen, at=AT),
-    "retire": lambda seen, version, _: rules.retire(seen, version, at=AT),
-}
-CALLS: dict[str, Callable[..., object]] = {
-    "promote": lambda moves, version, _, given: moves.promote("bot", version, **given),
-    "promote_by_itself": lambda moves, version, _, given: moves.promote("bot", version, by_itself=True, **given),
-    "roll_back": lambda moves, version, _, given: moves.roll_back("bot", **given),
-    "roll_back_to": lambda moves, version, _, given: moves.roll_back("bot", version, **given),
-    "start_canary": lambda moves, version, share, given: moves.start_canary("bot", version, share, **given),
-    "end_canary": lambda moves, version, _, given: moves.end_canary("bot", **given),
-    "retire": lambda moves, version, _, given: moves.retire("bot", version, **given),
-}
+def test_an_operation_id_stands_for_one_move(store: Store) -> None:
+    """Another move under an id that was used is refused with what the id stands for; nothing happens."""
+    moves = stocked(store)
+    first = moves.promote("bot", 1, by="ann", operation_id="x")
+
+    for other in (
+        lambda: moves.promote("bot", 2, by="ann", operation_id="x"),
+        lambda: moves.retire("bot", 2, by="ann", operation_id="x"),
+        lambda: moves.set_policy("bot", Policy(promote=False), by="ann", operation_id="x"),
+    ):
+        with pytest.raises(OperationReused, match="stands for 'promote version 1'"):
+            other()
+
+    assert store.rollout("bot").rollout == first
+    gone = moves.retire("bot", 2, by="ann", operation_id="gone")
+    moves.promote("bot", 3, by="ann")
+    assert moves.retire("bot", 2, by="ann", operation_id="gone") == gone
 
 
-@dataclass
-class Model:
-    """What the store should hold, by the pure rules alone. Versions 1 to 6 exist."""
+def test_what_is_pinned_is_known_and_stays(store: Store) -> None:
+    """Unknown and retired versions are not pinned; a pinned one is not retired until it is unpinned."""
+    moves = stocked(store)
+    moves.promote("bot", 1, by="ann")
+    moves.retire("bot", 4, by="ann")
+    with pytest.raises(VersionUnknown):
+        moves.pin("bot", 9, by="ann")
+    with pytest.raises(VersionRetired):
+        moves.pin("bot", 4, by="ann")
 
-    rollout: Rollout
-    retired: set[int] = field(default_factory=set)
-    answered: set[str] = field(default_factory=set)
-    events: int = 7
-
-    def apply(self, kind: str, version: int, share: float, given: dict[str, Any]) -> bool:
-        """Whether the move should happen; if so, it has."""
-        if kind == "retire" and version > 6:
-            return False
-        if given["operation_id"] in self.answered or (kind == "retire" and version in self.retired):
-            return True  # answered as before, no change
-        if given["expected_revision"] not in (None, self.rollout.revision):
-            return False
-        try:
-            after = RULES[kind](self.rollout, version, share)
-        except ShoalError:
-            return False
-        if any(number in self.retired or number > 6 for number in (after.champion, after.challenger) if number):
-            return False
-        self.rollout, self.events = after, self.events + 1
-        self.answered |= {given["operation_id"]} - {None}
-        self.retired |= {version} if kind == "retire" else set()
-        return True
+    assert moves.pin("bot", 2, by="ann").pinned == (1, 2)
+    with pytest.raises(Conflict, match="shoal unpin bot 2"):
+        moves.retire("bot", 2, by="ann")
+    assert moves.unpin("bot", 2, by="ann").pinned == (1,)
+    with pytest.raises(Conflict, match="not pinned"):
+        moves.unpin("bot", 2, by="ann")
+    moves.retire("bot", 2, by="ann")
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_any_walk_ends_where_the_rules_say(store: Store, seed: int) -> None:
-    """Moved, refused, repeated or stale: the store holds what the pure rules give, with one event a move."""
-    rng, moves = random.Random(seed), stocked(store, 6)
-    model = Model(store.rollout("bot")[0].model_copy(update={"moved_at": AT}))
+def test_a_policy_changes_by_the_same_move(store: Store) -> None:
+    """It takes a revision and leaves one event with both policies; a trial without a share gets the policy's."""
+    moves = stocked(store)
+    moves.promote("bot", 1, by="ann")
+    assert (store.rollout("bot").policy, store.policies()) == (Policy(), {})
 
-    for _ in range(80):
-        kind, version, share = rng.choice(list(RULES)), rng.randint(1, 7), rng.choice([0.0, 0.05, 1.0])
-        given = {
-            "by": "ann",
-            "expected_revision": rng.choice([None, model.rollout.revision, model.rollout.revision - 1]),
-            "operation_id": rng.choice([None, f"op-{rng.randint(1, 20)}"]),
-        }
-        if model.apply(kind, version, share, given):
-            CALLS[kind](moves, version, share, given)
-        else:
-            with pytest.raises(ShoalError):
-                CALLS[kind](moves, version, share, given)
-        assert store.rollout("bot")[0].model_copy(update={"moved_at": AT}) == model.rollout
+    after = Policy(adapt_every=60, promote=False, canary=CanaryPolicy(share=0.2))
+    assert moves.set_policy("bot", after, by="ann", expected_revision=1).revision == 2
+    with pytest.raises(RolloutMoved):
+        moves.set_policy("bot", Policy(), by="ann", expected_revision=1)
 
-    assert [event.number for event in store.history("bot", 1000, None)] == list(range(model.events, 0, -1))
-    assert {version.version for version in store.versions("bot") if version.retired} == model.retired
+    assert (store.rollout("bot").policy, store.policies()) == (after, {"bot": after})
+    (event,) = store.history("bot", 1, None)
+    assert (event.kind, str(event)) == ("policy_changed", "ann changed the policy of bot")
+    told = (event.details["before"], event.details["after"])
+    assert told == (Policy().model_dump(mode="json"), after.model_dump(mode="json"))
+    assert moves.start_canary("bot", 2, by="ann").challenger_share == 0.2
 
 
 def test_changes_name_the_adapter(store: Store) -> None:

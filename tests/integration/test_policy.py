@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from registry.policy import Policy
 from registry.records import Feedback, now
 from registry.registry import Registry
 from swarm_worker.policy import SCHEDULE, start_due_runs
@@ -43,6 +44,19 @@ def test_a_run_starts_when_it_is_time_and_there_is_enough_new_feedback(registry:
     assert start_due_runs(registry, settings) == []
     give(registry, 100, first=100)
     assert len(start_due_runs(registry, settings)) == 1
+
+
+def test_the_adapters_policy_goes_before_the_workers_settings(registry: Registry, tmp_path: Path) -> None:
+    """It makes runs start where the setting never would, and keeps them back where it would."""
+    an_adapter(registry, tmp_path)
+    give(registry, 100)
+    never, always = WorkerSettings(), WorkerSettings(adapt_every=1e-6, adapt_min_new=100)
+    registry.set_policy(BOT, Policy(adapt_every=0), by="test")
+    assert start_due_runs(registry, always) == []
+    registry.set_policy(BOT, Policy(adapt_every=1e-6, adapt_min_new=101), by="test")
+    assert start_due_runs(registry, always) == []
+    registry.set_policy(BOT, Policy(adapt_every=1e-6), by="test")
+    assert len(start_due_runs(registry, never)) == 1
 
 
 def test_nothing_starts_by_itself_unless_it_is_asked_for(registry: Registry, tmp_path: Path) -> None:

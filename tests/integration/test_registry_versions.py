@@ -16,6 +16,7 @@ from registry.artifacts import digest_of_folder
 from registry.canonical import digest
 from registry.connection import connect
 from registry.errors import AdapterRefused, ArtifactMissing, BadInput, RegistryDown, ShoalError
+from registry.policy import Policy
 from registry.records import ExpertRef, Feedback, Interaction, Lineage, Replica, Version, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
@@ -184,6 +185,12 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "start_canary": lambda: registry.start_canary("bot", 1, 0.1, **by),
         "end_canary": lambda: registry.end_canary("bot", **by),
         "retire": lambda: registry.retire("bot", 1, **by),
+        "pin": lambda: registry.pin("bot", 1, **by),
+        "unpin": lambda: registry.unpin("bot", 1, **by),
+        "set_policy": lambda: registry.set_policy("bot", Policy(), **by),
+        "policy": lambda: registry.policy("bot"),
+        "policies": registry.policies,
+        "rollout_at": lambda: registry.rollout_at("bot", now()),
         "ready": lambda: registry.ready("bot", 1),
         "feedback.add": lambda: registry.feedback.add(feedback),
         "feedback.add_many": lambda: registry.feedback.add_many([feedback]),

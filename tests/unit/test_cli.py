@@ -18,7 +18,7 @@ from tests.unit import fake_shoal
 from tests.unit.fake_shoal import FakeShoal
 
 COMMANDS = ["up", "status", "version", "adapters", "versions", "history", "lineage", "promote", "rollback", "canary"]
-COMMANDS += ["import", "export", "feedback", "adapt", "runs"]
+COMMANDS += ["pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs"]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,34 @@ def test_history_reads_as_sentences(fake: FakeShoal, shoal: Shoal) -> None:
     assert fake.asked[0].query == {"limit": "2"}
 
 
+def test_history_at_a_time_says_what_was_live(fake: FakeShoal, shoal: Shoal) -> None:
+    live = {"revision": 3, "champion": 2, "challenger": 3, "challenger_share": 0.05, "shadow": False, "pins": [1]}
+    since = {"at": "2026-11-23T18:57:10Z", "revision": 3, "sentence": "ann put bot@3 on trial"}
+    found = {"adapter": "bot", "at": "2026-11-23T19:00:00Z", "live": live, "since": since}
+    fake.answers["GET /api/adapters/bot/history"] = found
+    code, out, _ = shoal("history", "bot", "--at", "2026-11-23T19:00Z")
+    assert (code, fake.asked[0].query) == (0, {"at": "2026-11-23T19:00Z"})
+    assert out.splitlines() == [
+        "bot at 2026-11-23 19:00:00 UTC: version 2; version 3 on trial with 5% of the traffic; pinned: 1",
+        "2026-11-23 18:57:10 UTC  r3  ann put bot@3 on trial",
+    ]
+    assert shoal("history", "bot", "--at", "2026-11-23", "--before", "4")[0] == 1
+
+
+def test_a_policy_is_set_from_a_file(fake: FakeShoal, shoal: Shoal, tmp_path: Path) -> None:
+    """YAML or JSON goes as it is written; the service says what is wrong with it."""
+    path = "/api/adapters/bot/policy"
+    policy = {"adapt_every": 21600.0, "adapt_min_new": None, "promote": False, "canary": {"share": 0.1}}
+    fake.answers[f"GET {path}"] = fake.answers[f"PUT {path}"] = {"policy": policy, "revision": 5}
+    file = tmp_path / "policy.yaml"
+    file.write_text("adapt_every: 6h\npromote: false\n")
+    assert shoal("policy", "set", "bot", "--file", str(file), "--reason", "calm")[0] == 0
+    assert fake.asked[0].json == {"policy": {"adapt_every": "6h", "promote": False}, "reason": "calm"}
+    assert "adapt_every    2.16e+04" in shoal("policy", "show", "bot")[1]
+    file.write_text("just words")
+    assert shoal("policy", "set", "bot", "--file", str(file))[0] == 1
+
+
 def test_lineage_is_a_tree(fake: FakeShoal, shoal: Shoal) -> None:
     leaf = {"adapter": "bot", "origin": "import", "digest": "sha256:aaaaaaaaaaaaaaaa"}
     experts = [leaf | {"version": 1, "name": "cot", "coefficient": 0.43}, {"name": "base", "coefficient": -0.08}]
@@ -153,8 +181,12 @@ def test_lineage_is_a_tree(fake: FakeShoal, shoal: Shoal) -> None:
         ("rollback support-bot", "rollback", {}),
         ("rollback support-bot --to 1 --expected-revision 4", "rollback", {"to": 1, "expected_revision": 4}),
         ("canary support-bot 3 --share .05", "canary", {"version": 3, "share": 0.05}),
-        ("canary support-bot 3 --shadow", "canary", {"version": 3, "share": 0.0, "shadow": True}),
-        ("canary support-bot --end", "canary", {"version": None, "share": 0.0}),
+        ("canary support-bot 3 --shadow", "canary", {"version": 3, "shadow": True}),
+        ("canary support-bot 3", "canary", {"version": 3}),
+        ("canary support-bot --end", "canary", {"version": None}),
+        ("pin support-bot 3", "pin", {"version": 3}),
+        ("unpin support-bot 3 --reason done", "unpin", {"version": 3, "reason": "done"}),
+        ("retire support-bot 1 --expected-revision 4", "retire", {"version": 1, "expected_revision": 4}),
     ],
 )
 def test_a_move_says_what_answers_now(
@@ -167,7 +199,9 @@ def test_a_move_says_what_answers_now(
     assert out == "support-bot -> version 2; support-bot@3 has 5% of the traffic (revision 4)\n"
 
 
-@pytest.mark.parametrize("line", ["canary bot", "canary bot 3", "canary bot 3 --end", "canary bot --end --share .1"])
+@pytest.mark.parametrize(
+    "line", ["canary bot", "canary bot 3 --share .1 --shadow", "canary bot 3 --end", "canary bot --end --share .1"]
+)
 def test_a_canary_that_is_half_told_is_explained(fake: FakeShoal, shoal: Shoal, line: str) -> None:
     code, _, err = shoal(*line.split())
     assert (code, fake.asked) == (1, [])

@@ -89,7 +89,10 @@ def test_url_and_key_come_from_the_environment(fake: FakeShoal, monkeypatch: pyt
             "canary",
             {"version": 3, "share": 0.05, "operation_id": "x"},
         ),
-        (lambda c: c.canary("bot", None), "canary", {"version": None, "share": 0.0}),
+        (lambda c: c.canary("bot", None), "canary", {"version": None}),
+        (lambda c: c.pin("bot", 3, reason="demo"), "pin", {"version": 3, "reason": "demo"}),
+        (lambda c: c.unpin("bot", 3), "unpin", {"version": 3}),
+        (lambda c: c.retire("bot", 3, operation_id="x"), "retire", {"version": 3, "operation_id": "x"}),
     ],
 )
 def test_a_move_sends_what_was_given_and_no_more(

@@ -1,0 +1,68 @@
+"""What happens to an adapter by itself, as a frozen record. Pure.
+
+Every field takes effect; a field that is not known is refused. It is kept beside the rollout and changed by the same move.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from registry.errors import BadInput
+from registry.records import Record
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(value: Any) -> Any:
+    """``6h`` reads better than ``21600``: a number with a unit as seconds, everything else as it is."""
+    if isinstance(value, str) and value[-1:] in _UNITS:
+        try:
+            return float(value[:-1]) * _UNITS[value[-1]]
+        except ValueError:
+            return value
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False)]
+
+
+class CanaryPolicy(Record):
+    """How a trial begins where its caller does not say. ``share``: of the traffic, 0 to 1."""
+
+    share: float = Field(default=0.05, ge=0.0, le=1.0)
+
+
+class Policy(Record):
+    """When runs start by themselves, whether they may promote, and how trials begin.
+
+    ``adapt_every``: seconds (or 30m, 6h, 1d) between runs, 0: never by itself; ``adapt_min_new``: fewest new feedback items for
+    such a run; ``None`` leaves each to the worker's setting. ``promote``: whether a run may move the champion; if not, what it
+    finds is registered and left to a person.
+    """
+
+    adapt_every: Seconds | None = None
+    adapt_min_new: int | None = Field(default=None, ge=1)
+    promote: bool = True
+    canary: CanaryPolicy = CanaryPolicy()
+    schema_number: int = 1
+
+    @classmethod
+    def read(cls, given: Any) -> Policy:
+        """The policy that ``given`` (a parsed file or body) spells, or one ``BadInput`` that names every wrong field."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as wrong:
+            problems = [_problem(error) for error in wrong.errors()]
+            raise BadInput("The policy is not valid: " + "; ".join(problems), problems=problems) from wrong
+
+
+def _problem(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if not where:
+        return "it must be a mapping of fields to values."
+    if error["type"] == "extra_forbidden":
+        fields = [name for name in Policy.model_fields if name != "schema_number"]
+        return f"'{where}': there is no such field; there are {', '.join(fields)}."
+    return f"'{where}': {error['msg']}."

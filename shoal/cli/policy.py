@@ -1,0 +1,70 @@
+"""``shoal policy``: what happens to an adapter by itself, and how its trials begin."""
+
+from __future__ import annotations
+
+import json as json_of
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shoal.cli import output
+from shoal.cli.options import ApiKey, Json, Name, Reason, Revision, Url, connect, how
+from shoal.errors import LocalProblem
+
+app = typer.Typer(help="Show or change what happens to an adapter by itself.", rich_markup_mode="markdown")
+
+
+@app.command()
+def show(name: Name, url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """Show an adapter's policy; a dash leaves the field to the worker's setting."""
+    with connect(url, api_key) as client:
+        _print(client.policy(name), json)
+
+
+@app.command("set")
+def set_(
+    name: Name,
+    file: Annotated[Path, typer.Option("--file", help="The whole policy, YAML or JSON.", show_default=False)],
+    reason: Reason = "",
+    expected_revision: Revision = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Replace an adapter's policy by the one in a file; a field that is left out gets its default."""
+    policy = _read(file)
+    with connect(url, api_key) as client:
+        _print(client.set_policy(name, policy, **how(reason, expected_revision)), json)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalProblem(f"{file} cannot be read: {error}") from error
+    try:
+        policy = json_of.loads(text)
+    except ValueError:
+        policy = _yaml(file, text)
+    if not isinstance(policy, dict):
+        raise LocalProblem(f"{file} holds no policy: write one field a line, such as 'adapt_every: 6h'.")
+    return policy
+
+
+def _yaml(file: Path, text: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:  # the bare client has no YAML reader
+        raise LocalProblem(f"{file} is not JSON, and YAML needs PyYAML: pip install pyyaml.") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise LocalProblem(f"{file} is neither YAML nor JSON: {error}") from error
+
+
+def _print(answer: dict[str, Any], json: bool) -> None:
+    if json:
+        output.print_json(answer)
+        return
+    output.figures({key: value for key, value in answer["policy"].items() if key != "schema_number"}, indent="")
