@@ -55,8 +55,34 @@ class ExpertRef(Record):
     name: str
 
 
+class Hull(Record):
+    """Which columns a hull has beside its experts, as ``swarm_worker.hull_options`` defines them; the defaults: none."""
+
+    include_base: bool = False
+    sparse_copies: int = Field(default=0, ge=0)
+    density: float = Field(default=0.5, gt=0, le=1)
+    layer_groups: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Environment(Record):
+    """Where a version's bytes were computed: the same again gives the same bytes, another may round differently."""
+
+    torch: str
+    numpy: str
+    safetensors: str
+    machine: str
+    cpu: str
+    instructions: str
+
+
 class Lineage(Record):
-    """What a version is made of: enough to build the same bytes again."""
+    """What a version is made of: enough to build the same bytes again.
+
+    ``coefficients`` is a position of the hull: for each layer group the experts', then their sparse copies', then the
+    base's. ``dtype`` is what the bytes were written in, ``rank`` what they were cut to. ``environment`` is None in records
+    of before it was kept.
+    """
 
     run_id: str
     experts: tuple[ExpertRef, ...]
@@ -69,6 +95,18 @@ class Lineage(Record):
     seed: int
     snapshot: Digest
     gate: dict[str, Any] = Field(default_factory=dict)
+    hull: Hull = Hull()
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    environment: Environment | None = None
+
+    def coefficients_of(self, expert: int) -> tuple[float, ...]:
+        """All coefficients of one expert: group by group its own, then those of its sparse copies."""
+        copies, n = 1 + self.hull.sparse_copies, len(self.experts)
+        columns = n * copies + self.hull.include_base
+        places = (
+            group * columns + copy * n + expert for group in range(self.hull.layer_groups) for copy in range(copies)
+        )
+        return tuple(self.coefficients[place] for place in places if place < len(self.coefficients))
 
 
 class Version(Record):

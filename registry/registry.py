@@ -18,6 +18,7 @@ from registry.history import LiveAt, live_at
 from registry.inspection import inspect
 from registry.interactions import Interactions
 from registry.keys import Keys
+from registry.lineage import lineage_tree
 from registry.moves import ATTEMPTS, Moves
 from registry.policy import Policy
 from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Rollout, Version, now
@@ -140,11 +141,9 @@ class Registry(Moves):
     def lineage(self, adapter: str, version: int) -> dict[str, Any]:
         """What a version is made of, as a tree: each node a version, under ``experts`` those it was mixed from.
 
-        A version is opened once; where it comes again its node has no ``experts`` and ``"repeated": True``.
+        See ``registry/lineage.py``.
         """
-        known = {held.version: held for held in self.versions(adapter)}
-        self.version(adapter, version)
-        return _node(known[version], known, set())
+        return lineage_tree(lambda number: self.version(adapter, number), version)
 
     # Adding ------------------------------------------------------------------------------------------------------
 
@@ -271,33 +270,3 @@ class Registry(Moves):
             return self.store.adapter(name)
         except AdapterUnknown:
             return self.create_adapter(name, by=by)
-
-
-def _node(version: Version, known: dict[int, Version], opened: set[int]) -> dict[str, Any]:
-    made = version.lineage
-    node: dict[str, Any] = {
-        "adapter": version.adapter,
-        "version": version.version,
-        "name": version.label or f"v{version.version}",
-        "digest": version.digest,
-        "origin": version.origin,
-        "rank": version.rank,
-        "created_at": version.created_at.isoformat(),
-        "created_by": version.created_by,
-        "retired": version.retired,
-    }
-    if made is None:
-        return node
-    node |= {"run_id": made.run_id, "formula": made.formula, "space": made.space, "optimizer": made.optimizer}
-    node |= {"retained_energy": made.retained_energy, "snapshot": made.snapshot}
-    if version.version in opened:
-        return {**node, "repeated": True}
-    opened.add(version.version)
-    node["experts"] = []
-    for expert, coefficient in zip(made.experts, made.coefficients, strict=True):
-        parent = known.get(expert.version)
-        same = parent is not None and parent.digest == expert.digest
-        # The base as an expert, or a version of another line, is no version of this adapter: only its name is known.
-        leaf = _node(parent, known, opened) if parent and same else expert.model_dump()
-        node["experts"].append({**leaf, "name": expert.name, "coefficient": coefficient})
-    return node

@@ -425,3 +425,14 @@ def test_a_contributed_command_is_loaded_only_when_used(plugin: Callable[[str, s
 def test_a_contributed_command_takes_no_name_that_is_ours(plugin: Callable[[str, str], None], shoal: Shoal) -> None:
     plugin("version", "raise RuntimeError")
     assert shoal("version")[0] == 0
+
+
+def test_lineage_as_a_graph(fake: FakeShoal, shoal: Shoal) -> None:
+    """The same tree for Graphviz and Mermaid; another word is refused before anything is asked."""
+    tree = {"adapter": "bot", "version": 3, "name": "v3", "experts": [{"name": "base", "coefficient": -0.08}]}
+    fake.answers["GET /api/adapters/bot/lineage"] = tree
+    assert shoal("lineage", "bot@3", "--graph", "dot")[1].startswith("digraph lineage {")
+    assert '-->|"-0.08"|' in shoal("lineage", "bot@3", "--graph", "mermaid")[1]
+    code, _, told = shoal("lineage", "bot@3", "--graph", "svg")
+    assert code == 1
+    assert "--graph must be dot or mermaid" in told
