@@ -40,8 +40,8 @@ class FeedbackLog:
             batches.setdefault(feedback.adapter, {}).setdefault(feedback.id, feedback)
         answers: dict[tuple[str, str], tuple[Feedback, bool]] = {}
         for adapter, batch in batches.items():
-            args = [part for f in batch.values() for part in (f.id, fingerprint(f), f.model_dump_json())]
-            keys = [self._keys.feedback(adapter), self._keys.feedback_order(adapter)]
+            args = [part for f in batch.values() for part in (f.id, fingerprint(f), f.model_dump_json(), *_rated(f))]
+            keys = [self._keys.feedback(adapter), self._keys.feedback_order(adapter), self._keys.figures(adapter)]
             answer, *held = self._add(keys=keys, args=args)
             if answer == "conflict":
                 raise FeedbackConflict(held[0])
@@ -103,6 +103,13 @@ def join(fields: dict[str, Any], interaction: Interaction) -> Feedback:
         "answer": interaction.answer,
     }
     return Feedback(**{**fields, **recorded})
+
+
+def _rated(feedback: Feedback) -> tuple[str, str]:
+    """The version and its rating, where the feedback has both."""
+    if feedback.version is None or feedback.rating is None:
+        return "", ""
+    return str(feedback.version), repr(feedback.rating)
 
 
 def _same_content(feedbacks: Sequence[Feedback]) -> None:

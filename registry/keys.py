@@ -14,6 +14,7 @@ key (after the namespace)              type    holds
 ``{name}:moves``                       zset    number of a move's event, 12 digits -> when, microseconds since 1970
 ``{name}:operation:ID``                string  what the operation was answered, an Answered as JSON; expires
 ``{name}:feedback``                    hash    feedback id -> sha256 of its content, a space, Feedback as JSON
+``{name}:figures``                     hash    VERSION:FIELD -> a sum (see ``registry/figures.py``)
 ``{name}:feedback-order``              zset    feedback id -> its place, 1 for the first
 ``interaction:{ID}``                   string  an Interaction as JSON; expires
 ``{:replicas}:until`` / ``:records``   zset /  replica id -> the second its record ends / a Replica as JSON
@@ -84,6 +85,9 @@ class Keys:
 
     def feedback_order(self, adapter: str) -> str:
         return self.of(adapter, "feedback-order")
+
+    def figures(self, adapter: str) -> str:
+        return self.of(adapter, "figures")
 
     def interaction(self, request_id: str) -> str:
         return f"{self.namespace}:interaction:{{{request_id}}}"

@@ -256,7 +256,10 @@ class Message(Record):
 
 
 class Interaction(Record):
-    """One answer and the version that gave it; kept so that feedback by request id can be joined."""
+    """One answer and the version that gave it; kept so that feedback by request id can be joined.
+
+    ``shadow``: a trial's answer on the side, that no user was given.
+    """
 
     request_id: str
     adapter: AdapterName
@@ -268,6 +271,7 @@ class Interaction(Record):
     finish_reason: str | None = None
     at: datetime
     seconds: float = 0.0
+    shadow: bool = False
     schema_number: int = 1
 
 

@@ -14,6 +14,7 @@ from registry.base_shape import BaseShape
 from registry.connection import RegistryRedis, connect
 from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady
 from registry.feedback import FeedbackLog
+from registry.figures import Figures
 from registry.history import LiveAt, live_at
 from registry.inspection import inspect
 from registry.interactions import Interactions
@@ -46,6 +47,7 @@ class Registry(Moves):
         artifacts: ArtifactStore,
         *,
         feedback: FeedbackLog,
+        figures: Figures,
         interactions: Interactions,
         replicas: Replicas,
         runs: Runs,
@@ -55,6 +57,7 @@ class Registry(Moves):
         super().__init__(store)
         self.artifacts = artifacts
         self.feedback = feedback
+        self.figures = figures
         self.interactions = interactions
         self.replicas = replicas
         self.runs = runs
@@ -79,6 +82,7 @@ class Registry(Moves):
                 announce=Arrivals(client, keys).announce,
             ),
             feedback=FeedbackLog(client, keys),
+            figures=Figures(client, keys),
             interactions=Interactions(client, keys, settings.interactions_days),
             replicas=Replicas(client, keys),
             runs=Runs(client, keys),

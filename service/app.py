@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from service.api import adapters, feedback, pins, policy, runs, status
+from service.api import adapters, feedback, figures, pins, policy, runs, status
 from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
@@ -36,6 +36,7 @@ from service.replica import Replica
 from service.residents import ResidentEvent, Residents
 from service.settings import ServiceSettings
 from service.spool import Spool
+from service.tally import Tally
 
 log = logging.getLogger("shoal.service")
 THREADS = 64
@@ -66,9 +67,10 @@ class Service:
             lambda items: feedback.take_spooled(registry, items),
             tell=_count_spooled,
         )
-        self.parts = Parts(settings, registry, replica, Auth(settings), Bell(registry_settings), recorder, spool)
+        bell, tally = Bell(registry_settings), Tally(registry.figures)
+        self.parts = Parts(settings, registry, replica, Auth(settings), bell, recorder, spool, tally)
         self.gateway = ShoalGateway(self.parts, self.engine, base_names=_base_names(registry_settings.base))
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Ready when this returns: the engine answers and every champion is loaded."""
@@ -77,15 +79,17 @@ class Service:
         if self.parts.recorder:
             self.parts.recorder.start()
         self.parts.spool.start()
-        self._watching = asyncio.create_task(self._watch_engine(), name="engine-watch")
+        work = (self._watch_engine(), self.parts.tally.run(), self.gateway.shadow.run())
+        self._tasks = [asyncio.create_task(task) for task in work]
         log.info(
             "%s is ready: %s", self.settings.replica_id, ", ".join(sorted(self.residents.ready)) or "no adapter yet"
         )
 
     async def stop(self) -> None:
         """Requests have ended by now; what they left to be recorded is written, then the engine ends."""
-        if self._watching:
-            self._watching.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await self.parts.tally.flush()
         await self.parts.replica.stop()
         self.parts.spool.stop()
         if self.parts.recorder:
@@ -131,7 +135,7 @@ def make_app() -> FastAPI:
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
     app.state.drain = Drain()
     add_error_handlers(app)
-    for noun in (adapters, pins, policy, feedback, runs, status):
+    for noun in (adapters, pins, policy, feedback, figures, runs, status):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)

@@ -32,6 +32,7 @@ class Exchange:
     ``version`` is the label that the client saw, such as ``support-bot@7``; ``model`` what it asked for. ``prompt`` is
     a list of messages for a chat, what ``prompt`` was for a completion. ``aborted``: the client left, or the engine
     broke off, before the end; ``error`` says which error the engine gave. Times in seconds, ``started`` since 1970.
+    ``chunks``: events of a stream; ``shadow``: asked on the side, no user was given it.
     """
 
     request_id: str
@@ -49,6 +50,8 @@ class Exchange:
     seconds_to_first: float | None = None
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
+    chunks: int = 0
+    shadow: bool = False
 
 
 def sampling_of(body: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from service.exchanges import Exchange
 from service.openai_api import Admission, Route
 from service.residents import ResidentError
 from service.routing import parse
+from service.shadow import Shadow
 
 BASE = "base"
 
@@ -29,6 +30,7 @@ class ShoalGateway:
         self._parts = parts
         self._replica = parts.replica
         self._base_names = base_names
+        self.shadow = Shadow(parts.replica, engine, parts.tally, self.record)
         self._started = int(datetime.now(UTC).timestamp())
 
     async def admit(self, request: Request, model: str, session: str | None) -> Admission:
@@ -69,14 +71,15 @@ class ShoalGateway:
         return known
 
     def on_answer(self, exchange: Exchange) -> None:
-        """Count it by version, and hand it to the recorder where prompts may be kept."""
+        """Count it by version, ask a trial in the shadow, and hand it to the recorder where prompts may be kept."""
+        self._parts.tally.answered(exchange)
+        self.record(exchange)
+        self.shadow.offer(exchange)
+
+    def record(self, exchange: Exchange) -> None:
+        """Keep an answer where prompts may be kept, so that feedback can name it."""
         from service import metrics
 
-        outcome = "aborted" if exchange.aborted else "ok"
-        metrics.REQUESTS.labels(exchange.version, outcome).inc()
-        metrics.SECONDS.labels(exchange.version).observe(exchange.seconds)
-        if exchange.seconds_to_first is not None:
-            metrics.FIRST_SECONDS.labels(exchange.version).observe(exchange.seconds_to_first)
         if self._parts.recorder is None or exchange.aborted or not exchange.choices:
             return
         record = _recorded(exchange)
@@ -129,4 +132,5 @@ def _recorded(exchange: Exchange) -> Recorded | None:
         finish_reason=first.finish_reason,
         at=datetime.fromtimestamp(exchange.started, UTC),
         seconds=exchange.seconds,
+        shadow=exchange.shadow,
     )

@@ -18,6 +18,14 @@ FIRST_SECONDS = Histogram(
     ["version"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+TOKENS = Counter("shoal_output_tokens_total", "Tokens of answers by the version that gave them.", ["version"])
+RATING = Gauge(
+    "shoal_rating_mean",
+    "Mean rating of a version's answers, over all replicas and restarts.",
+    ["version"],
+    multiprocess_mode="mostrecent",
+)
+SHADOW = Counter("shoal_shadow_requests_total", "Questions to a trial on the side.", ["version", "outcome"])
 LOADS = Histogram(
     "shoal_adapter_load_seconds", "Loading and probing a version.", buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 )

@@ -209,7 +209,9 @@ class _Record:
         def parts() -> dict[str, Any]:
             choices, usage, error = read_events(self._events)
             broken = not self._ended or error is not None
-            return {"choices": choices, "streamed": True, "aborted": broken, "error": error, **_tokens(usage)}
+            return {"choices": choices, "streamed": True, "aborted": broken, "error": error, **_tokens(usage)} | {
+                "chunks": len(self._events)
+            }
 
         self._finish(parts)
 

@@ -79,6 +79,10 @@ class Replica:
         """The rollouts that requests are routed by, by adapter."""
         return dict(self._rollouts.now)
 
+    def rollout(self, adapter: str) -> Rollout | None:
+        """The rollout that an adapter's requests are routed by."""
+        return self._rollouts.now.get(adapter)
+
     @property
     def leases(self) -> dict[str, int]:
         """Answers that are being made now, by version; only versions with some."""

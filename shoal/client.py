@@ -134,6 +134,10 @@ class Client:
         """Replace the policy; a field that is left out gets its default. ``how`` as for ``promote``."""
         return self._call("PUT", _path(name, "policy"), json={"policy": policy, **how})
 
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """What each version did: requests, errors, speed, ratings, and how a trial on the side compares."""
+        return self._listed("GET", _path(name, "metrics"), "versions")
+
     # Moves: each answers the rollout after it
 
     def promote(self, name: str, version: int, **how: Any) -> dict[str, Any]:

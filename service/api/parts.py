@@ -17,6 +17,7 @@ from service.recorder import Recorder
 from service.replica import Replica
 from service.settings import ServiceSettings
 from service.spool import Spool
+from service.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Parts:
     bell: Bell
     recorder: Recorder | None
     spool: Spool
+    tally: Tally
 
 
 class Body(BaseModel):

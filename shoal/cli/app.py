@@ -5,7 +5,20 @@ from __future__ import annotations
 import typer
 
 from registry.errors import ShoalError
-from shoal.cli import adapters, feedback, history, lineage, output, plugins, policy, rollout, runs, serve, transfer
+from shoal.cli import (
+    adapters,
+    feedback,
+    history,
+    lineage,
+    metrics,
+    output,
+    plugins,
+    policy,
+    rollout,
+    runs,
+    serve,
+    transfer,
+)
 
 SERVE, ADAPTERS, RUNS, MORE = "Serve", "Adapters", "Feedback and runs", "More"
 HELP = """Serve a LoRA expert that gets better from its users' feedback.
@@ -29,6 +42,7 @@ def build() -> typer.Typer:
     app.command("adapters", rich_help_panel=ADAPTERS)(adapters.adapters)
     app.command("versions", rich_help_panel=ADAPTERS)(adapters.versions)
     app.command("history", rich_help_panel=ADAPTERS)(history.history)
+    app.command("metrics", rich_help_panel=ADAPTERS)(metrics.metrics)
     app.command("lineage", rich_help_panel=ADAPTERS)(lineage.lineage)
     app.command("promote", rich_help_panel=ADAPTERS)(rollout.promote)
     app.command("rollback", rich_help_panel=ADAPTERS)(rollout.rollback)

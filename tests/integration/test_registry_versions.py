@@ -202,6 +202,8 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "replicas.beat": lambda: registry.replicas.beat(Replica(id="a", at=now())),
         "replicas.gone": lambda: registry.replicas.gone("a"),
         "replicas.live": registry.replicas.live,
+        "figures.add_many": lambda: registry.figures.add_many({("bot", 1): {"requests": 1}}),
+        "figures.read": lambda: registry.figures.read("bot"),
         "replicas.ask": lambda: registry.replicas.ask("bot", 1),
         "replicas.wanted": registry.replicas.wanted,
         "replicas.wishes": registry.replicas.wishes,
@@ -229,7 +231,7 @@ def test_no_redis_error_leaks(tmp_path: Path) -> None:
 
     public = {name for name, _ in inspect.getmembers(Registry, inspect.isfunction) if not name.startswith("_")}
     assert public - {"close", "changes", "base_shape"} <= set(asked)
-    for part in ("feedback", "interactions", "replicas"):
+    for part in ("feedback", "figures", "interactions", "replicas"):
         methods = inspect.getmembers(type(getattr(registry, part)), inspect.isfunction)
         assert {f"{part}.{name}" for name, _ in methods if not name.startswith("_")} <= set(asked)
     heard = registry.changes(0.05)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -160,3 +161,43 @@ def test_a_session_stays_on_its_side_on_every_replica(three: list[StubService]) 
     moved = {user for user in sides[0.2] if sides[0.2][user] != sides[0.6][user]}
     assert all(sides[0.6][user] == {"bot@2"} for user in moved)
     assert {side for versions in sides[0.6].values() for side in versions} == {"bot@2", "bot@4"}
+
+
+def test_a_trial_in_the_shadow_answers_nobody_and_is_scored(three: list[StubService], registry: Registry) -> None:
+    """Every user is answered by the champion; the challenger's answers are counted apart, compared, and kept to be rated.
+    The figures are those of all replicas."""
+    body = {"version": 2, "share": 0.0, "shadow": True}
+    assert httpx.post(f"{three[0].url}/api/adapters/bot/canary", json=body, timeout=60).status_code == 200
+    time.sleep(1.0)
+    before = figures(three[0])
+    ask = ASK | {"max_tokens": 8, "stream": True}
+    for number, service in enumerate(three):
+        answer = httpx.post(
+            f"{service.url}/v1/completions", json=ask, headers={"x-request-id": f"told-{number}"}, timeout=30
+        )
+        assert answer.headers["x-shoal-version"] == "bot@4"
+    deadline = time.monotonic() + 20
+    while figures(three[0]).get(2, {"shadow": {"requests": 0}})["shadow"]["requests"] < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    after = figures(three[1])
+    assert after[4]["requests"] >= before[4]["requests"] + 3  # those of the test before may still come in
+    assert (after[4]["place"], after[2]["place"]) == ("champion", "shadow")
+    assert after[4]["seconds_to_first_p50"] is not None
+    assert after[2]["shadow"]["errors"] == after[2]["shadow"]["exact"] == 0
+    assert 0.5 < after[2]["shadow"]["agreement"] < 1.0  # they say who they are, and then the same
+    kept = registry.interactions.get("told-1-shadow")
+    assert (kept.version, kept.shadow, kept.answer) == (2, True, "bot@2: who ")
+    for number, rating in enumerate((1.0, 0.5)):
+        rated = {"request_id": f"told-{number}-shadow", "rating": rating}
+        assert httpx.post(f"{three[2].url}/api/feedback", json=rated, timeout=30).status_code == 201
+    assert (figures(three[0])[2]["rating_mean"], figures(three[0])[2]["ratings"]) == (0.75, 2)
+    told = httpx.get(f"{three[0].url}/metrics", timeout=10).text
+    assert 'shoal_shadow_requests_total{outcome="ok",version="bot@2"} 1.0' in told
+    assert 'shoal_output_tokens_total{version="bot@4"}' in told
+
+
+def figures(service: StubService) -> dict[int, dict[str, Any]]:
+    answer = httpx.get(f"{service.url}/api/adapters/bot/metrics", timeout=10)
+    assert answer.status_code == 200, answer.text
+    return {of["version"]: of for of in answer.json()["versions"]}

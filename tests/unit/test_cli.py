@@ -18,7 +18,7 @@ from tests.unit import fake_shoal
 from tests.unit.fake_shoal import FakeShoal
 
 COMMANDS = ["up", "status", "version", "adapters", "versions", "history", "lineage", "promote", "rollback", "canary"]
-COMMANDS += ["pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs"]
+COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs"]
 
 
 @pytest.fixture(scope="module")

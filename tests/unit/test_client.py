@@ -237,6 +237,7 @@ CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "adapters": lambda c, p: c.adapters(),
     "versions": lambda c, p: c.versions("bot"),
     "history": lambda c, p: c.history("bot"),
+    "metrics": lambda c, p: c.metrics("bot"),
     "runs": lambda c, p: c.runs("bot"),
     "events": lambda c, p: list(c.run_events("r", patience=0.0)),
     "export": lambda c, p: c.export("bot", 1, p / "out"),

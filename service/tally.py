@@ -1,0 +1,106 @@
+"""Tally: what this replica counted of each version, for Prometheus at once and for the registry every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import Any
+
+from registry.errors import RegistryDown, ShoalError
+from registry.figures import Figures, first_field
+from service.exchanges import Exchange
+
+log = logging.getLogger("shoal.replica")
+
+MOST_LABELS = 256
+"""Versions that get a Prometheus label of their own in one process; later ones share ``other``."""
+OTHER = "other"
+
+
+class Tally:
+    """Counts on the event loop; ``run`` carries the sums to the registry. While Redis is away they wait."""
+
+    def __init__(self, figures: Figures, *, every: float = 2.0) -> None:
+        self._figures = figures
+        self._every = every
+        self._sums: dict[tuple[str, int], dict[str, float]] = {}
+        self._labels: set[str] = set()
+
+    def label(self, version: str) -> str:
+        """The label value for a version: its name, while there are not too many."""
+        if version in self._labels:
+            return version
+        if len(self._labels) >= MOST_LABELS:
+            return OTHER
+        self._labels.add(version)
+        return version
+
+    def answered(self, exchange: Exchange) -> None:
+        """Count one exchange with a user."""
+        from service import metrics
+
+        outcome = "error" if exchange.error is not None else "aborted" if exchange.aborted else "ok"
+        label, tokens = self.label(exchange.version), tokens_of(exchange)
+        metrics.REQUESTS.labels(label, outcome).inc()
+        metrics.SECONDS.labels(label).observe(exchange.seconds)
+        metrics.TOKENS.labels(label).inc(tokens)
+        counted: dict[str, float] = {"requests": 1}
+        if outcome == "error":
+            counted["errors"] = 1
+        elif outcome == "aborted":
+            counted["aborted"] = 1
+        elif tokens:
+            counted |= {"tokens": tokens, "seconds": exchange.seconds}
+        if exchange.seconds_to_first is not None:
+            metrics.FIRST_SECONDS.labels(label).observe(exchange.seconds_to_first)
+            counted[first_field(exchange.seconds_to_first)] = 1
+        self.add(exchange.version, **counted)
+
+    def add(self, version: str, **counted: float) -> None:
+        """Add to the sums of ``support-bot@7``; the base has none."""
+        adapter, at, number = version.rpartition("@")
+        if not at:
+            return
+        sums = self._sums.setdefault((adapter, int(number)), defaultdict(float))
+        for field, amount in counted.items():
+            sums[field] += amount
+
+    async def run(self) -> None:
+        """Carry the sums on until cancelled."""
+        while True:
+            await asyncio.sleep(self._every)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Carry on what was counted up to now, and look up the ratings of the versions it was about."""
+        taken, self._sums = self._sums, {}
+        try:
+            await asyncio.to_thread(self._figures.add_many, taken)
+        except RegistryDown:
+            for (adapter, number), sums in taken.items():
+                self.add(f"{adapter}@{number}", **sums)
+            return
+        except ShoalError as error:
+            log.warning("figures of %d versions are lost: %s", len(taken), error)
+            return
+        try:
+            for adapter in {adapter for adapter, _ in taken}:
+                self._show_ratings(adapter, await asyncio.to_thread(self._figures.read, adapter))
+        except RegistryDown:
+            return
+
+    def _show_ratings(self, adapter: str, figures: dict[int, dict[str, Any]]) -> None:
+        from service import metrics
+
+        for number, of in figures.items():
+            label = f"{adapter}@{number}"
+            if of["rating_mean"] is not None and label in self._labels:
+                metrics.RATING.labels(label).set(of["rating_mean"])
+
+
+def tokens_of(exchange: Exchange) -> int:
+    """Tokens of an answer; of a stream that told no usage, its chunks with text: a lower bound, nearly exact."""
+    if exchange.answer_tokens is not None:
+        return exchange.answer_tokens
+    return exchange.chunks
