@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from registry.settings import RegistrySettings
 from service.app import engine_settings
 from service.engines.vllm import command_line, environment
 from service.settings import ServiceSettings
+from shoal import launch
 
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 
@@ -26,7 +28,9 @@ class RawVllm:
     def __init__(self, base: Path, adapter: Path, port: int, log: Path) -> None:
         self.url, self.model = f"http://127.0.0.1:{port}", adapter.name
         settings = engine_settings(ServiceSettings(), RegistrySettings(base=str(base)))
-        self._command = [sys.executable, "-m", SERVER, *command_line(settings)]
+        # A bench that is killed leaves no server behind: the kernel asks it to end with this process.
+        self._command = [sys.executable, launch.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
+        self._command += [sys.executable, "-m", SERVER, *command_line(settings)]
         self._command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
         self._command += ["--lora-modules", f"{adapter.name}={adapter}"]
         self._environment = {**os.environ, **environment(settings)}
