@@ -15,7 +15,8 @@
     |   |-- VersionWithdrawn       was rolled back; promotes only by hand
     |   |-- VersionRetired
     |   |-- NotReady               a live replica cannot serve the version
-    |   `-- RunGoing               one run an adapter at a time
+    |   |-- RunGoing               one run an adapter at a time
+    |   `-- RegistryWentBack         an older Redis, or an empty one where adapters are known
     |-- BadInput                   422   the message names the field and the remedy
     |   |-- AdapterRefused               the weights may not be registered, with the reason
     |   |-- FeedbackConflict             409: the id is taken by other content
@@ -176,6 +177,24 @@ class RunGoing(Conflict):
             f"Run {run_id} for '{adapter}' is still going. Watch it, or cancel it: `shoal runs cancel {run_id}`.",
             adapter=adapter,
             run_id=run_id,
+        )
+
+
+class RegistryWentBack(Conflict):
+    """``revisions``: by adapter, the revision that was known and the one that is there (None: no such adapter)."""
+
+    code = "registry_went_back"
+
+    def __init__(self, revisions: dict[str, tuple[int, int | None]]) -> None:
+        told = "; ".join(
+            f"'{adapter}' was at revision {expected} and is " + (f"at {actual}" if actual is not None else "gone")
+            for adapter, (expected, actual) in list(revisions.items())[:3]
+        )
+        more = f", and {len(revisions) - 3} more" if len(revisions) > 3 else ""
+        super().__init__(
+            f"Redis holds an older registry than was known: {told}{more}. Nothing moves, the last known rollouts are "
+            "served. Bring back a newer Redis file, or go on from the older state: `shoal accept-registry`.",
+            adapters={a: {"expected_revision": e, "actual_revision": actual} for a, (e, actual) in revisions.items()},
         )
 
 

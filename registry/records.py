@@ -203,6 +203,7 @@ EventKind = Literal[
     "unpinned",
     "retired",
     "policy_changed",
+    "registry_accepted",
 ]
 _SENTENCES = {
     "created": "{by} created {adapter}",
@@ -215,6 +216,7 @@ _SENTENCES = {
     "unpinned": "{by} unpinned {adapter}@{version}",
     "retired": "{by} retired {adapter}@{version}",
     "policy_changed": "{by} changed the policy of {adapter}",
+    "registry_accepted": "{by} accepted an older registry for {adapter}, revision {revision}",
 }
 _FIRST = "{by} promoted {adapter} to {after}"
 

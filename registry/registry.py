@@ -15,6 +15,7 @@ from registry.connection import RegistryRedis, connect
 from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady
 from registry.feedback import FeedbackLog
 from registry.figures import Figures
+from registry.guard import Guard
 from registry.history import LiveAt, live_at
 from registry.inspection import inspect
 from registry.interactions import Interactions
@@ -50,6 +51,7 @@ class Registry(Moves):
         figures: Figures,
         interactions: Interactions,
         replicas: Replicas,
+        guard: Guard,
         runs: Runs,
         redis: RegistryRedis,
         settings: RegistrySettings,
@@ -60,6 +62,7 @@ class Registry(Moves):
         self.figures = figures
         self.interactions = interactions
         self.replicas = replicas
+        self.guard = guard
         self.runs = runs
         self.redis = redis
         self.settings = settings
@@ -73,8 +76,9 @@ class Registry(Moves):
         settings = settings or RegistrySettings.load()
         keys = Keys(settings.namespace)
         client = connect(settings.redis_url)
+        store, replicas = RedisStore(client, keys), Replicas(client, keys)
         return cls(
-            RedisStore(client, keys),
+            store,
             ArtifactStore(
                 settings.artifacts_url,
                 settings.cache_dir,
@@ -84,7 +88,8 @@ class Registry(Moves):
             feedback=FeedbackLog(client, keys),
             figures=Figures(client, keys),
             interactions=Interactions(client, keys, settings.interactions_days),
-            replicas=Replicas(client, keys),
+            replicas=replicas,
+            guard=Guard(client, keys, store, replicas),
             runs=Runs(client, keys),
             redis=client,
             settings=settings,
@@ -158,6 +163,7 @@ class Registry(Moves):
                 f"'{name[:80]}' is not an adapter name: lower-case letters, digits, '.', '_', '-', at most 64.",
                 field="name",
             )
+        self.guard.check()
         at = now()
         rollout = Rollout(adapter=name, revision=0, moved_at=at)
         self.store.create(rollout, Event(kind="created", adapter=name, at=at, by=by, revision=0, live=rollout.live))
@@ -212,6 +218,7 @@ class Registry(Moves):
         self.artifacts.announce(digest)
         if not self.artifacts.has(digest):
             raise ArtifactMissing(digest, f"{self.artifacts.url} does not hold it")
+        self.guard.check()
         for _ in range(ATTEMPTS):
             seen = self._adapter_or_new(adapter, by)
             at = now()
@@ -268,6 +275,11 @@ class Registry(Moves):
             if time.monotonic() >= deadline:
                 raise NotReady(adapter, version, dict.fromkeys(seen.waiting, f"not ready within {timeout:g} s"))
             time.sleep(_POLL_SECONDS)
+
+    def _make(self, *args: Any, **how: Any) -> Rollout:
+        """Every move: none in a registry that went back."""
+        self.guard.check()
+        return super()._make(*args, **how)
 
     def _adapter_or_new(self, name: str, by: str) -> Adapter:
         try:

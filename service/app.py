@@ -16,6 +16,7 @@ from typing import Any
 import bentoml
 from fastapi import FastAPI
 
+from registry.errors import RecordNewer, RegistryDown, RegistryWentBack
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.api import adapters, feedback, figures, pins, policy, runs, status
@@ -65,6 +66,7 @@ class Service:
         spool = Spool(
             settings.home / f"feedback-{settings.port}.jsonl",
             lambda items: feedback.take_spooled(registry, items),
+            keeps=(RegistryDown, RecordNewer, RegistryWentBack),
             tell=_count_spooled,
         )
         bell, tally = Bell(registry_settings), Tally(registry.figures)

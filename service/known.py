@@ -8,7 +8,7 @@ from pathlib import Path
 
 from registry.errors import RegistryDown
 from registry.files import write_atomically
-from registry.records import Rollout, Version
+from registry.records import SCHEMA, Rollout, Version, check_schema
 
 
 class Known:
@@ -17,11 +17,16 @@ class Known:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @property
+    def exists(self) -> bool:
+        return self._path.exists()
+
     def write(self, rollouts: Iterable[Rollout], versions: Iterable[Version]) -> None:
         """Keep the rollouts, and the records of the versions that they pin, as far as ``versions`` has them."""
         rollouts = list(rollouts)
         names = {f"{rollout.adapter}@{number}" for rollout in rollouts for number in rollout.pinned}
         content = {
+            "schema_number": SCHEMA,
             "rollouts": [rollout.model_dump(mode="json") for rollout in rollouts],
             "versions": [version.model_dump(mode="json") for version in versions if version.engine_name in names],
         }
@@ -32,5 +37,6 @@ class Known:
         if not self._path.exists():
             raise RegistryDown("and this replica has no last known rollouts to start from")
         content = json.loads(self._path.read_bytes())
+        check_schema("file of last known rollouts", content.get("schema_number"))
         rollouts = [Rollout.model_validate(value) for value in content["rollouts"]]
         return rollouts, [Version.model_validate(value) for value in content["versions"]]

@@ -84,6 +84,11 @@ class Replica:
         return self._rollouts.now.get(adapter)
 
     @property
+    def problems(self) -> dict[str, str]:
+        """Adapters whose rollout in the registry cannot be followed, with the reason and the remedy."""
+        return dict(self._rollouts.problems)
+
+    @property
     def leases(self) -> dict[str, int]:
         """Answers that are being made now, by version; only versions with some."""
         return self._residents.leases
@@ -107,6 +112,7 @@ class Replica:
         The versions to keep loaded are loaded, or found unservable, when this returns. A champion that cannot be served
         keeps nobody from the others: its own adapter answers with the reason, and ``unservable`` tells."""
         try:
+            await self._remember()
             await self._converge()
             await self._beat()  # from here on moves ask this replica, too; what moved before is caught up with
             await self._converge()
@@ -271,6 +277,18 @@ class Replica:
         if current != self._saved:
             self._known.write(list(self._rollouts.now.values()), list(self._arrivals.versions.values()))
             self._saved = current
+
+    async def _remember(self) -> None:
+        """What this replica last knew, held against the registry: where that is behind, what was known stands."""
+        if not self._known.exists:
+            return
+        rollouts, versions = await asyncio.to_thread(self._known.read)
+        self._registry.guard.remember({rollout.adapter: rollout.revision for rollout in rollouts})
+        behind = {one.adapter for one in await asyncio.to_thread(self._registry.guard.behind)}
+        if behind:
+            self._arrivals.versions |= {v.engine_name: v for v in versions if v.adapter in behind}
+            self._rollouts.follow([rollout for rollout in rollouts if rollout.adapter in behind])
+            await self._background.settled()
 
     async def _restore(self) -> None:
         """Start from the last known rollouts: Redis is gone, and answering goes on."""

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterable
 
+from registry.errors import RecordNewer, RegistryWentBack
 from registry.records import Rollout
 from registry.registry import Registry
 from service.arrivals import Arrivals
@@ -38,6 +39,8 @@ class Rollouts:
         self.now: dict[str, Rollout] = {}
         self.asked: dict[str, float] = {}  # when each adapter was last asked, by the clock of time.monotonic
         self.changes = 0
+        self.problems: dict[str, str] = {}  # adapters that cannot be followed, with the reason and the remedy
+        self.went_back = False
 
     @property
     def pinned(self) -> list[str]:
@@ -47,12 +50,36 @@ class Rollouts:
     async def catch_up(self) -> None:
         """Begin to follow every rollout that has moved; a slow load of one adapter does not hold up the others."""
         revisions = await asyncio.to_thread(self._registry.revisions)
+        self._look_back(revisions)
         moved = [adapter for adapter, revision in revisions.items() if not self._has(adapter, revision)]
         if len(moved) > MANY:
             every = {held.name: held.rollout for held in await asyncio.to_thread(self._registry.adapters)}
             self.follow(every[adapter] for adapter in moved if adapter in every)
         else:
-            self.follow([await asyncio.to_thread(self._registry.rollout, adapter) for adapter in moved])
+            for adapter in moved:
+                try:
+                    self.follow([await asyncio.to_thread(self._registry.rollout, adapter)])
+                except RecordNewer as error:  # its last known rollout stands; the others are followed
+                    self._tell(adapter, error.message)
+
+    def _look_back(self, revisions: dict[str, int]) -> None:
+        """A revision below the one that is followed: the registry went back. What is followed stands."""
+        at = {adapter: (rollout.revision, revisions.get(adapter)) for adapter, rollout in self.now.items()}
+        behind = {name: pair for name, pair in at.items() if pair[1] is None or pair[0] > pair[1]}
+        newer = {name: why for name, why in self.problems.items() if self._moved_on(name, revisions)}
+        message = RegistryWentBack(behind).message if behind else ""
+        if behind and not self.went_back:
+            log.error("%s", message)
+        self.went_back = bool(behind)
+        self.problems = newer | dict.fromkeys(behind, message)
+
+    def _moved_on(self, adapter: str, revisions: dict[str, int]) -> bool:
+        return adapter in revisions and not self._has(adapter, revisions[adapter])
+
+    def _tell(self, adapter: str, message: str) -> None:
+        if self.problems.get(adapter) != message:
+            log.error("%s: %s", adapter, message)
+        self.problems[adapter] = message
 
     def follow(self, rollouts: Iterable[Rollout]) -> None:
         """Move to these rollouts, each as soon as its champion is there."""

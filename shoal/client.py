@@ -258,6 +258,10 @@ class Client:
         """The replicas, what each holds, the engine, Redis."""
         return self._call("GET", "/api/status")
 
+    def accept_registry(self, reason: str) -> dict[str, Any]:
+        """Go on from an older registry, deliberately: ``{"rollouts": [...]}``, those that got a new revision."""
+        return self._call("POST", "/api/status/accept-registry", json={"reason": reason})
+
     def ready(self, timeout: float = 0.0) -> bool:
         """Whether the service answers that it is ready, waiting up to ``timeout`` seconds for it."""
         until = time.monotonic() + timeout

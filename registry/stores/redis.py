@@ -52,7 +52,7 @@ class RedisStore:
                     event.model_dump_json(),
                     name,
                     keys.changes,
-                    _microseconds(event.at),
+                    microseconds(event.at),
                 ],
             )
         )
@@ -183,7 +183,7 @@ class RedisStore:
                 OPERATION_SECONDS,
                 name,
                 keys.changes,
-                _microseconds(event.at),
+                microseconds(event.at),
                 "" if policy is None else policy.model_dump_json(),
                 *("" if number is None else number for number in (rollout.champion, rollout.challenger, pins, retires)),
             ],
@@ -214,7 +214,7 @@ class RedisStore:
     def move_at(self, adapter: str, at: datetime) -> Event | None:
         with self._redis.pipeline() as pipe:
             pipe.exists(self._keys.adapter(adapter))
-            pipe.zrevrangebyscore(self._keys.moves(adapter), _microseconds(at), "-inf", start=0, num=1)
+            pipe.zrevrangebyscore(self._keys.moves(adapter), microseconds(at), "-inf", start=0, num=1)
             exists, numbers = pipe.execute()
         if not exists:
             raise AdapterUnknown(adapter)
@@ -254,7 +254,7 @@ def _answered(kept: str) -> Answered:
     return Answered.model_validate(answer if "rollout" in answer else {"rollout": answer})
 
 
-def _microseconds(at: datetime) -> int:
+def microseconds(at: datetime) -> int:
     """Since 1970; exact, and below 2**53, so a score keeps it."""
     return (at - _EPOCH) // timedelta(microseconds=1)
 

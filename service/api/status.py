@@ -5,11 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from registry.errors import RegistryDown
-from service.api.parts import Caller, PartsOf
+from service.api.parts import Body, Caller, PartsOf
 
 router = APIRouter(prefix="/api/status", tags=["status"])
+
+
+class Acceptance(Body):
+    """Why the older state is the right one to go on from."""
+
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+@router.post("/accept-registry")
+def accept_registry(body: Acceptance, parts: PartsOf, caller: Caller) -> Any:
+    """Go on from an older registry, deliberately; one event an adapter says who and why."""
+    known = list(parts.replica.rollouts.values())
+    return {"rollouts": parts.registry.guard.accept(by=caller, reason=body.reason, known=known)}
 
 
 @router.get("")
@@ -28,6 +42,7 @@ def get_status(parts: PartsOf, _: Caller) -> Any:
         "unservable": parts.replica.unservable,
         "leftover": parts.replica.leftover,
         "rollouts": parts.replica.rollouts,
+        "problems": parts.replica.problems,
         "feedback_spooled": parts.spool.waiting,
         "interactions_dropped": parts.recorder.dropped if parts.recorder else 0,
     }

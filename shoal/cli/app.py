@@ -38,6 +38,7 @@ def build() -> typer.Typer:
     )
     app.command("up", rich_help_panel=SERVE)(serve.up)
     app.command("status", rich_help_panel=SERVE)(serve.status)
+    app.command("accept-registry", rich_help_panel=SERVE)(serve.accept_registry)
     app.command("version", rich_help_panel=SERVE)(serve.version)
     app.command("adapters", rich_help_panel=ADAPTERS)(adapters.adapters)
     app.command("versions", rich_help_panel=ADAPTERS)(adapters.versions)

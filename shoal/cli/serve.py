@@ -52,6 +52,23 @@ def status(url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
         output.figures(answer, indent="")
 
 
+def accept_registry(
+    reason: Annotated[str, typer.Option(help="Why the older state is the right one; kept in the history.")],
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Go on from an older Redis that was brought back, deliberately, when no newer one can be."""
+    with connect(url, api_key) as client:
+        answer = client.accept_registry(reason)
+    if json:
+        output.print_json(answer)
+    elif not answer["rollouts"]:
+        output.say("Nothing went back: there is nothing to accept.")
+    for rollout in [] if json else answer["rollouts"]:
+        output.say(f"{rollout['adapter']} goes on from revision {rollout['revision']}, champion {rollout['champion']}")
+
+
 def version(json: Json = False) -> None:
     """Print the version of this command, and of the Python that runs it."""
     try:
