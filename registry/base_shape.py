@@ -6,8 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.canonical import digest
 from registry.errors import BadInput
 from registry.tensors import HeaderWrong, read_header
+
+_NOT_THE_MODEL = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,8 @@ class BaseShape:
     """Module name -> (out, in) of its weight, as the checkpoint names it (``model.layers.0.mlp.up_proj``)."""
 
     matrices: dict[str, tuple[int, int]]
+    config_digest: str = ""
+    """sha256 over the base's config.json, without what says how a copy was loaded: it names the base, not its place."""
 
     def of(self, module: str) -> tuple[int, int] | None:
         """The shape of the module's matrix, (out, in); None: the base has no such module."""
@@ -42,7 +47,8 @@ class BaseShape:
         embedding = next((shape for name, shape in matrices.items() if name.endswith("embed_tokens")), None)
         if tied and embedding:
             matrices.setdefault("lm_head", embedding)
-        return cls(matrices)
+        told = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
+        return cls(matrices, digest(told))
 
     @classmethod
     def find(cls, base: str) -> BaseShape:

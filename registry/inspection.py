@@ -3,16 +3,20 @@
 The rules on PEFT features are vLLM 0.32's (``vllm/lora/peft_helper.py``), narrowed to what a hull can combine: plain
 LoRA on matrices of the base. Nothing is loaded and nothing is executed: a config, a header, and a look at the numbers.
 
-Reasons: config_missing, config_invalid, not_lora, unsupported (with ``feature``), not_safetensors, safetensors_invalid,
-dtype, rank, rank_too_high, unknown_module, shape, incomplete, not_finite, link, unexpected_file, too_big; and those of
-``registry/archives.py``: archive_invalid, archive_unsafe_path, archive_link, archive_too_big, archive_too_many,
-archive_no_adapter, archive_many_adapters.
+What a config says an engine or peft would *run* is not taken: regular expressions (``target_modules`` as a text,
+``rank_pattern`` keys), code by name (``auto_mapping`` of another library than transformers). A tokenizer or a template
+beside the adapter is never kept: a version is its config and its tensors.
+
+Which base an adapter was made for is told by its shapes, always, and by the hash of the base's config where the adapter
+carries one (``shoal_base``, in its config or in the ``shoal.json`` that an export writes). ``base_model_name_or_path``
+proves nothing: it is a path on somebody's machine as often as a name.
+
+Every reason is listed in docs/api.md (a test compares); those of archives are in ``registry/archives.py``, those of the
+safetensors header in ``registry/tensors.py``.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +26,25 @@ from registry.archives import unpack
 from registry.artifacts import CONFIG, TENSORS
 from registry.base_shape import BaseShape
 from registry.errors import AdapterRefused
+from registry.strict_json import StrictJsonError, read_json
 from registry.tensors import FLOATS, HeaderWrong, Tensor, read_header
 
 __all__ = ["AdapterFacts", "BaseShape", "inspect", "unpack"]
 
+SIDECAR = "shoal.json"  # beside an exported adapter: which base it fits
 MAX_CONFIG = 1_000_000  # bytes
+MAX_ALPHA = 1e6
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _BYSTANDERS = (".md", ".txt", ".json", ".jinja", ".model", ".yaml", ".yml", ".png", ".jpg", ".svg")
 _SILENT_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # they change lora_A and lora_B only
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_JSON_REASONS = {
+    "duplicate_key": "config_duplicate_key",
+    "too_deep": "config_too_deep",
+    "too_many": "config_too_big",
+    "number": "number_not_finite",
+    "text": "config_text",
+}
 _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
@@ -50,10 +64,13 @@ def inspect(folder: Path, *, base: BaseShape | None, max_rank: int, max_bytes: i
     ``base``: None skips the questions about module names and shapes (no base is known here).
     """
     size = _files(folder, max_bytes)
-    config = _config(folder)
+    config = _json(folder / CONFIG)
+    _same_base(folder, config, base)
     _plain_lora(config)
+    _numbers(config, max_rank)
     tensors = _tensors(folder)
     ranks = _pairs(tensors, config, base)
+    _all_targets(config["target_modules"], ranks, base)
     if max(ranks.values()) > max_rank:
         raise AdapterRefused(
             "rank_too_high",
@@ -64,6 +81,8 @@ def inspect(folder: Path, *, base: BaseShape | None, max_rank: int, max_bytes: i
     for tensor in tensors.values():
         if not tensor.finite(folder / TENSORS):
             raise AdapterRefused("not_finite", f"'{tensor.name}' holds NaN or Inf.", tensor=tensor.name)
+    if all(tensor.zero(folder / TENSORS) for name, tensor in tensors.items() if ".lora_B." in name):
+        raise AdapterRefused("no_effect", "Every lora_B is zero: the adapter does nothing. Was it trained?")
     modules = sorted({module.rsplit(".", 1)[-1] for module in ranks})
     return AdapterFacts(max(ranks.values()), float(config["lora_alpha"]), tuple(modules), size)
 
@@ -98,20 +117,30 @@ def _files(folder: Path, max_bytes: int) -> int:
     return size
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_CONFIG:
+        raise AdapterRefused("config_too_big", f"{path.name} is larger than a megabyte.")
     try:
-        if (folder / CONFIG).stat().st_size > MAX_CONFIG:
-            raise ValueError("it is larger than a megabyte")
-        config = json.loads((folder / CONFIG).read_text("utf-8"), parse_constant=_no_constant)
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise AdapterRefused("config_invalid", f"{CONFIG} cannot be read: {error}") from error
-    return config
+        value = read_json(path.read_bytes())
+    except StrictJsonError as error:
+        reason = _JSON_REASONS.get(error.kind, "config_invalid")
+        raise AdapterRefused(reason, f"{path.name} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise AdapterRefused("config_invalid", f"{path.name} cannot be read: it is not a JSON object.")
+    return value
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}")
+def _same_base(folder: Path, config: dict[str, Any], base: BaseShape | None) -> None:
+    """Refuses an adapter that says by hash that it was made for another base."""
+    sidecar = _json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
+    told = config.get("shoal_base", sidecar.get("base"))
+    if told is not None and base is not None and told != base.config_digest:
+        raise AdapterRefused(
+            "wrong_base",
+            f"The adapter was made for a base whose config hashes to {str(told)[:80]}, this one's to {base.config_digest}.",
+            expected=base.config_digest,
+            actual=str(told)[:80],
+        )
 
 
 def _plain_lora(config: dict[str, Any]) -> None:
@@ -134,35 +163,76 @@ def _plain_lora(config: dict[str, Any]) -> None:
         "target_parameters": config.get("target_parameters"),
         "MoLoRA (arrow_config)": config.get("arrow_config"),
         "megatron_config": config.get("megatron_config"),
+        "LoftQ (loftq_config)": config.get("loftq_config"),
+        "kasa_config": config.get("kasa_config"),
+        "velora_config": config.get("velora_config"),
+        "monteclora_config": config.get("monteclora_config"),
+        f"task_type {config.get('task_type')!r}"[:80]: config.get("task_type") not in (None, "CAUSAL_LM"),
+        "auto_mapping to code outside transformers": _foreign_code(config.get("auto_mapping")),
+        "keys for one engine (vllm_...)": any(key.startswith("vllm_") for key in config),
     }
     for feature, used in features.items():
         if used:
             raise AdapterRefused(
                 "unsupported", f"The adapter uses {feature}; only plain LoRA can be served.", feature=feature
             )
+
+
+def _foreign_code(mapping: Any) -> bool:
+    """peft imports what ``auto_mapping`` names; transformers alone is known to be harmless."""
+    if not mapping:
+        return False
+    library = str(mapping.get("parent_library", "")) if isinstance(mapping, dict) else ""
+    return not re.fullmatch(r"transformers(\.[A-Za-z0-9_]+)*", library)
+
+
+def _numbers(config: dict[str, Any], max_rank: int) -> None:
+    """Refuses numbers and names that are no plain LoRA's."""
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise AdapterRefused("config_invalid", f"{CONFIG}: 'r' is {rank!r}, it must be a positive integer.")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):  # type: ignore[arg-type]
-        raise AdapterRefused("config_invalid", f"{CONFIG}: 'lora_alpha' is {alpha!r}, it must be a number.")
-    for name in ("rank_pattern", "alpha_pattern"):
+    if type(alpha) not in (int, float) or not 0 < alpha <= MAX_ALPHA:  # type: ignore[operator]
+        raise AdapterRefused("alpha", f"{CONFIG}: 'lora_alpha' is {str(alpha)[:40]}, it must be above 0, at most 1e6.")
+    for name, whole in (("rank_pattern", True), ("alpha_pattern", False)):
         pattern = config.get(name) or {}
-        if not isinstance(pattern, dict) or not all(type(v) in (int, float) and v > 0 for v in pattern.values()):
+        kinds = (int,) if whole else (int, float)
+        if not isinstance(pattern, dict) or not all(type(v) in kinds and 0 < v <= MAX_ALPHA for v in pattern.values()):
             raise AdapterRefused("config_invalid", f"{CONFIG}: '{name}' must map module names to positive numbers.")
         if not all(_PLAIN.fullmatch(key) for key in pattern):  # engines run these keys as regular expressions
             raise AdapterRefused("config_invalid", f"{CONFIG}: '{name}' must have plain module names, not expressions.")
-    targets = config.get("target_modules")
-    listed = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
-    if not targets or not (listed or isinstance(targets, str)):
-        raise AdapterRefused("config_invalid", f"{CONFIG}: 'target_modules' must name modules.")
+    highest = max((config.get("rank_pattern") or {}).values(), default=0)
+    if highest > max_rank:  # an engine makes room for the highest, whether or not a module has it
+        raise AdapterRefused(
+            "rank_too_high",
+            f"The adapter's rank_pattern goes up to {highest}, this service takes up to {max_rank} (SHOAL_MAX_LORA_RANK).",
+            rank=highest,
+            max_rank=max_rank,
+        )
+    for name in ("use_rslora", "fan_in_fan_out"):
+        if not isinstance(config.get(name, False), bool | None):
+            raise AdapterRefused("config_invalid", f"{CONFIG}: '{name}' must be true or false.")
+    _plain_names("target_modules", config.get("target_modules"), needed=True)
+    _plain_names("exclude_modules", config.get("exclude_modules"), needed=False)
+
+
+def _plain_names(field: str, names: Any, *, needed: bool) -> None:
+    """A text is a regular expression to peft, which runs it: only a list of names is taken."""
+    if names is None and not needed:
+        return
+    listed = isinstance(names, list) and all(isinstance(name, str) and _PLAIN.fullmatch(name) for name in names)
+    if not listed or (needed and not names):
+        told = f'{CONFIG}: \'{field}\' must be a list of module names, such as ["q_proj", "v_proj"], not an expression.'
+        raise AdapterRefused("target_modules", told)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     try:
         tensors = read_header(folder / TENSORS)
     except HeaderWrong as error:
-        raise AdapterRefused("safetensors_invalid", f"{TENSORS} is damaged: {error}.") from error
+        raise AdapterRefused(error.reason, f"{TENSORS} is damaged: {error}.") from error
     for tensor in tensors.values():
+        if 0 in tensor.shape:
+            raise AdapterRefused("zero_dimension", f"'{tensor.name}' has shape {tensor.shape}: it holds nothing.")
         if tensor.dtype not in FLOATS:
             raise AdapterRefused("dtype", f"'{tensor.name}' is {tensor.dtype}; an adapter has {', '.join(FLOATS)}.")
     if not tensors:
@@ -179,8 +249,7 @@ def _pairs(tensors: dict[str, Tensor], config: dict[str, Any], base: BaseShape |
             raise AdapterRefused(
                 "unknown_module", f"'{name[:200]}' is not a lora_A or lora_B matrix.", tensor=name[:200]
             )
-        targets = config["target_modules"]
-        if isinstance(targets, list) and not any(_ends(found["module"], target) for target in targets):
+        if not any(_ends(found["module"], target) for target in config["target_modules"]):
             raise AdapterRefused(
                 "unknown_module", f"'{found['module']}' is not among {CONFIG}'s target_modules.", module=found["module"]
             )
@@ -191,6 +260,18 @@ def _pairs(tensors: dict[str, Tensor], config: dict[str, Any], base: BaseShape |
             raise AdapterRefused("incomplete", f"'{module}' has lora_{next(iter(pair))} only.", module=module)
         ranks[module] = _rank(module, pair["A"].shape, pair["B"].shape, config, base)
     return ranks
+
+
+def _all_targets(targets: list[str], ranks: dict[str, int], base: BaseShape | None) -> None:
+    """Every module that the config lists must have been adapted, and be one of the base's."""
+    for target in targets:
+        if any(_ends(module, target) for module in ranks):
+            continue
+        if base is not None and not any(_ends(module, target) for module in base.matrices):
+            told = f"{CONFIG} lists '{target}' in target_modules; the base model has no such module: wrong base?"
+            raise AdapterRefused("unknown_module", told, module=target)
+        told = f"{CONFIG} lists '{target}' in target_modules, but {TENSORS} has no matrix of it: is the file whole?"
+        raise AdapterRefused("missing_module", told, module=target)
 
 
 def _rank(
@@ -216,8 +297,12 @@ def _rank(
 
 
 def _pattern(pattern: dict[str, int] | None, module: str, otherwise: int) -> int:
-    """PEFT's rule: a key matches the end of a module's name, at a dot; the first match wins."""
-    return next((value for key, value in (pattern or {}).items() if _ends(module, key)), otherwise)
+    """PEFT's rule: a key matches the end of a module's name, at a dot; the first match wins.
+
+    peft runs a key as an expression, in which a dot is any character; a key holds nothing else that means something.
+    """
+    found = (value for key, value in (pattern or {}).items() if re.fullmatch(rf"(?:.*\.)?{key}", module))
+    return next(found, otherwise)
 
 
 def _ends(module: str, name: str) -> bool:

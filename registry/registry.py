@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from registry.arrivals import Arrivals
-from registry.artifacts import ArtifactStore
+from registry.artifacts import Artifact, ArtifactStore
 from registry.base_shape import BaseShape
 from registry.connection import RegistryRedis, connect
 from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady
@@ -17,7 +17,7 @@ from registry.feedback import FeedbackLog
 from registry.figures import Figures
 from registry.guard import Guard
 from registry.history import LiveAt, live_at
-from registry.inspection import inspect
+from registry.inspection import AdapterFacts, inspect
 from registry.interactions import Interactions
 from registry.keys import Keys
 from registry.lineage import lineage_tree
@@ -28,6 +28,7 @@ from registry.replicas import Readiness, Replicas
 from registry.settings import RegistrySettings
 from registry.store import Store
 from registry.stores.redis import RedisStore
+from registry.text import plain
 
 if TYPE_CHECKING:
     from registry.runs import Runs
@@ -185,10 +186,8 @@ class Registry(Moves):
         Answers the version and True; bytes that a version of the adapter has already: that version and False.
         ``AdapterRefused`` with the reason: nothing was stored.
         """
-        facts = inspect(
-            folder, base=self.base_shape(), max_rank=self.settings.max_lora_rank, max_bytes=self.settings.max_bytes
-        )
-        artifact = self.artifacts.put_folder(folder)
+        _readable(label, note)
+        artifact, facts = self.keep(folder)
         return self.register_digest(
             adapter,
             artifact.digest,
@@ -200,6 +199,16 @@ class Registry(Moves):
             rank=facts.rank,
             size=artifact.size,
         )
+
+    def keep(self, folder: Path) -> tuple[Artifact, AdapterFacts]:
+        """Inspects a PEFT folder and stores it, without a version yet: the one door for uploads, imports and search results.
+
+        ``AdapterRefused`` with the reason: nothing was stored.
+        """
+        facts = inspect(
+            folder, base=self.base_shape(), max_rank=self.settings.max_lora_rank, max_bytes=self.settings.max_bytes
+        )
+        return self.artifacts.put_folder(folder), facts
 
     def register_digest(
         self,
@@ -214,7 +223,8 @@ class Registry(Moves):
         rank: int,
         size: int,
     ) -> tuple[Version, bool]:
-        """Adds bytes that are stored already; they were inspected by whoever stored them. Else as ``register``."""
+        """Adds bytes that ``keep`` stored. Else as ``register``."""
+        _readable(label, note)
         self.artifacts.announce(digest)
         if not self.artifacts.has(digest):
             raise ArtifactMissing(digest, f"{self.artifacts.url} does not hold it")
@@ -286,3 +296,8 @@ class Registry(Moves):
             return self.store.adapter(name)
         except AdapterUnknown:
             return self.create_adapter(name, by=by)
+
+
+def _readable(label: str, note: str) -> None:
+    plain(label, "label", 64)
+    plain(note, "note", 2000)

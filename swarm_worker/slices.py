@@ -101,7 +101,7 @@ class SliceScorer:
             cut = ExpertStack.load(scene.experts).write(
                 coefficients, folder, space=scene.run.spec.space, max_rank=self.registry.settings.max_lora_rank
             )
-            artifact = self.registry.artifacts.put_folder(folder)
+            artifact, _facts = self.registry.keep(folder)
         delivered = AdapterFolder(self.registry.artifacts.fetch(artifact.digest))
         result = confirm(
             self.engine, scene.champion, delivered, scene.confirm, max_tokens=self.settings.max_answer_tokens

@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,9 +91,24 @@ CONFIGS = {
     "config_invalid rank": {"r": "4"},
     "config_invalid no rank": {"r": 0},
     "config_invalid bool": {"r": True},
-    "config_invalid alpha": {"lora_alpha": None},
+    "alpha none": {"lora_alpha": None},
+    "alpha zero": {"lora_alpha": 0},
+    "alpha huge": {"lora_alpha": 10**39},
     "config_invalid pattern": {"rank_pattern": {"(a+)+$": 4}},
-    "config_invalid targets": {"target_modules": None},
+    "target_modules none": {"target_modules": None},
+    "target_modules expression": {"target_modules": "(a+)+$"},
+    "target_modules listed expression": {"target_modules": ["q_proj", "v_proj", "(a+)+$"]},
+    "target_modules excluded expression": {"exclude_modules": "(a+)+$"},
+    "missing_module": {"target_modules": ["q_proj", "v_proj", "embed_tokens"]},
+    "unknown_module listed": {"target_modules": ["q_proj", "v_proj", "gate_proj"]},
+    "wrong_base": {"shoal_base": "sha256:" + "0" * 64},
+    "rank_too_high pattern": {"rank_pattern": {"elsewhere": 100_000}},
+    "config_invalid pattern of floats": {"rank_pattern": {"q_proj": 4.0}},
+    "config_invalid rslora": {"use_rslora": "yes"},
+    "unsupported code": {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}},
+    "unsupported task": {"task_type": "SEQ_CLS"},
+    "unsupported engine": {"vllm_lora_scaling_factor": 9.0},
+    "unsupported loftq config": {"loftq_config": {"loftq_bits": 4}},
     "unknown_module untargeted": {"target_modules": ["q_proj"]},
     "rank": {"r": 3},
 }
@@ -160,6 +176,16 @@ def beside(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(b"x") and None
 
 
+def idle(folder: Path) -> None:
+    write_adapter(
+        folder, tensors={f"base_model.model.{m}.lora_B.weight": -np.zeros((WIDTH, 4), np.float32) for m in MODULES}
+    )
+
+
+def nothing(folder: Path) -> None:
+    write_adapter(folder, tensors={f"{A_MODULE}.lora_A.weight": np.ones((0, WIDTH), np.float32)})
+
+
 def linked(folder: Path) -> None:
     (folder / TENSORS).rename(folder.parent / "elsewhere")
     (folder / TENSORS).symlink_to(folder.parent / "elsewhere")
@@ -193,8 +219,16 @@ def text(name: str, content: str) -> Callable[[Path], None]:
         ("config_missing", lambda folder: (folder / CONFIG).unlink()),
         ("config_invalid", text(CONFIG, "{")),
         ("config_invalid", text(CONFIG, "[]")),
-        ("config_invalid", text(CONFIG, '{"r": NaN}')),
-        ("config_invalid", text(CONFIG, "[" * 100_000)),
+        ("number_not_finite", text(CONFIG, '{"r": NaN}')),
+        ("number_not_finite", text(CONFIG, '{"r": 1e999}')),
+        ("config_too_deep", text(CONFIG, "[" * 1000 + "]" * 1000)),
+        ("config_too_big", text(CONFIG, "[" * 100_001)),
+        ("config_too_big", text(CONFIG, " " * 1_000_001)),
+        ("config_duplicate_key", text(CONFIG, '{"r": 4, "r": 4}')),
+        ("config_text", text(CONFIG, '{"r": "\\ud800"}')),
+        ("no_effect", idle),
+        ("zero_dimension", nothing),
+        ("wrong_base", text("shoal.json", '{"base": "sha256:1"}')),
         ("unexpected_file", beside("run.py")),
         ("unexpected_file", subfolder),
         ("link", linked),
@@ -240,36 +274,72 @@ def entry(begin: int, end: int, shape: list[int], dtype: str = "F32") -> dict:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\0" * 7,
-        header({}, length=1 << 62),
-        header({}, length=10_000),
-        header(b"nonsense"),
-        header(b"[1]"),
-        header(b'{"a":1,"a":2}'),
-        header(b'{"__metadata__":{},"a":{"dtype":"F32"}}'),
-        header({"a": entry(0, 4, [1])}, b"\0" * 3),
-        header({"a": entry(0, 4, [1])}, b"\0" * 5),
-        header({"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, b"\0" * 6),
-        header({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, b"\0" * 12),
-        header({"a": entry(4, 0, [1])}, b"\0" * 4),
-        header({"a": entry(0, 4, [-1])}, b"\0" * 4),
-        header({"a": entry(0, 4, [1 << 62, 4])}, b"\0" * 4),
-        header({"a": entry(0, 4, [1.0])}, b"\0" * 4),  # type: ignore[list-item]
-        header({"a": entry(0, 4, [1], "OBJ")}, b"\0" * 4),
-        header({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
-        header({"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}, b"\0" * 4),
-        header({"a": entry(0, 4, [1] * 9)}, b"\0" * 4),
-    ],
-)
-def test_absurd_headers_are_refused(tmp_path: Path, content: bytes) -> None:
-    """A header that lies about lengths, places or shapes is refused before anything is read by it."""
-    (tmp_path / "x").write_bytes(content)
-    with pytest.raises(HeaderWrong):
+HEADERS = {
+    "truncated empty": b"",
+    "truncated head": b"\0" * 7,
+    "header_too_big": header({}, length=1 << 62),
+    "truncated header": header({}, length=10_000),
+    "header_invalid nonsense": header(b"nonsense"),
+    "header_invalid list": header(b"[1]"),
+    "header_invalid number": header(b'{"a":NaN}'),
+    "header_duplicate_key": header(b'{"a":1,"a":2}'),
+    "header_too_deep": header(b'{"a":' + b"[" * 50 + b"]" * 50 + b"}"),
+    "header_too_many": header(b'{"a":[' + b"1," * 600_000 + b"1]}"),
+    "header_metadata": header({"__metadata__": {"a": 1}}),
+    "odd_name": header({"a\u202eb": entry(0, 4, [1])}, b"\0" * 4),
+    "odd_name long": header({"a" * 301: entry(0, 4, [1])}, b"\0" * 4),
+    "header_entry missing": header(b'{"__metadata__":{},"a":{"dtype":"F32"}}'),
+    "header_entry negative": header({"a": entry(0, 4, [-1])}, b"\0" * 4),
+    "header_entry float": header({"a": entry(0, 4, [1.0])}, b"\0" * 4),  # type: ignore[list-item]
+    "header_entry dtype": header({"a": entry(0, 4, [1], "OBJ")}, b"\0" * 4),
+    "header_entry dtypes": header({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
+    "header_entry shape": header({"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}, b"\0" * 4),
+    "header_entry shapes": header({"a": entry(0, 4, [1] * 9)}, b"\0" * 4),
+    "truncated tensor": header({"a": entry(0, 4, [1])}, b"\0" * 3),
+    "trailing_bytes": header({"a": entry(0, 4, [1])}, b"\0" * 5),
+    "overlap": header({"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, b"\0" * 6),
+    "gap": header({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, b"\0" * 12),
+    "wrong_size backwards": header({"a": entry(4, 0, [1])}, b"\0" * 4),
+    "wrong_size overflow": header({"a": entry(0, 4, [1 << 62, 4])}, b"\0" * 4),
+    "safetensors_is_zip": b"PK\3\4" + b"\0" * 60,
+    "safetensors_is_pickle": b"\x80\4." + b"\0" * 60,
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_absurd_headers_are_refused(tmp_path: Path, case: str) -> None:
+    """A header that lies about lengths, places or shapes is refused by its reason before anything is read by it."""
+    (tmp_path / "x").write_bytes(HEADERS[case])
+    with pytest.raises(HeaderWrong) as refused:
         read_header(tmp_path / "x")
+    assert refused.value.reason == case.split(maxsplit=1)[0]
+
+
+def test_a_bomb_of_brackets_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    """Millions of values in a few megabytes would take gigabytes as Python objects; they are counted as bytes."""
+    (tmp_path / "x").write_bytes(header(b'{"__metadata__":[' + b"[]," * 3_000_000 + b"[]]}"))
+    tracemalloc.start()
+    with pytest.raises(HeaderWrong) as refused:
+        read_header(tmp_path / "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.reason == "header_too_many"
+    assert peak < 100_000_000
+
+
+def test_an_adapter_made_for_this_base_says_so_and_is_taken(tmp_path: Path, base: BaseShape) -> None:
+    """The hash of the base's config does not depend on where or by which version a copy was loaded."""
+    folder = write_adapter(tmp_path / "mine", config={"shoal_base": base.config_digest})
+    assert look(folder, base).rank == 4
+    copy = write_base(tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text()) | {"_name_or_path": "x", "transformers_version": "9"}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert BaseShape.read(copy).config_digest == base.config_digest
+
+
+def test_a_dot_in_a_pattern_is_any_character_as_peft_reads_it(tmp_path: Path, base: BaseShape) -> None:
+    folder = write_adapter(tmp_path, config={"r": 8, "rank_pattern": {"q.proj": 4, "v_proj": 4}})
+    assert look(folder, base).rank == 4
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
