@@ -6,7 +6,9 @@ import unicodedata
 
 from registry.errors import BadInput
 
-_BIDI = set("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the order of what is shown
+_BIDI = set(
+    "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # turn the order of what is shown
 _UNSEEN = set("\u200b\u2060\ufeff")
 _BREAKS = set("\n\t")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import shlex
 import signal
@@ -83,6 +84,9 @@ class Service:
         self.parts.spool.start()
         work = (self._watch_engine(), self.parts.tally.run(), self.gateway.shadow.run())
         self._tasks = [asyncio.create_task(task) for task in work]
+        # What starting made stays for ever: without this the collector looks through all of it, in the middle of answers.
+        gc.collect()
+        gc.freeze()
         log.info(
             "%s is ready: %s", self.settings.replica_id, ", ".join(sorted(self.residents.ready)) or "no adapter yet"
         )

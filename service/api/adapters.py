@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tarfile
 import tempfile
@@ -18,6 +19,7 @@ from starlette.responses import FileResponse, JSONResponse
 from registry.archives import unpack
 from registry.errors import RolloutMoved, TooLarge
 from registry.history import moment
+from registry.inspection import SIDECAR
 from registry.records import Rollout
 from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, adapter_name
 
@@ -99,13 +101,17 @@ def get_version(name: Name, version: int, parts: PartsOf, _: Caller) -> Any:
 
 @router.get("/{name}/versions/{version}/artifact")
 def get_artifact(name: Name, version: int, parts: PartsOf, _: Caller) -> FileResponse:
-    """The PEFT folder as a tar archive."""
+    """The PEFT folder as a tar archive, with a word on which base it fits: an import elsewhere compares."""
     record = parts.registry.version(name, version)
     scratch = Path(tempfile.mkdtemp(prefix="shoal-export-"))
     packed = scratch / f"{name}-{version}.tar"
     with tarfile.open(packed, "w") as tar:
         for file in sorted(parts.registry.artifacts.fetch(record.digest).iterdir()):
             tar.add(file, arcname=f"{name}-{version}/{file.name}", recursive=False)
+        base = parts.registry.base_shape()
+        told = {"adapter": record.engine_name, "digest": record.digest, "base": base and base.config_digest}
+        (scratch / SIDECAR).write_text(json.dumps(told))
+        tar.add(scratch / SIDECAR, arcname=f"{name}-{version}/{SIDECAR}")
     return FileResponse(
         packed, media_type="application/x-tar", filename=packed.name, background=BackgroundTask(shutil.rmtree, scratch)
     )

@@ -174,6 +174,7 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "register_digest": lambda: registry.register_digest(
             "bot", registry.artifacts.put_folder(folder).digest, rank=1, size=1, **by
         ),
+        "keep": lambda: registry.keep(folder),
         "version": lambda: registry.version("bot", 1),
         "versions": lambda: registry.versions("bot"),
         "rollout": lambda: registry.rollout("bot"),
