@@ -28,12 +28,15 @@ class CutFactors:
 def cut_factors(b: torch.Tensor, a: torch.Tensor, max_rank: int) -> CutFactors:
     """The nearest matrix to ``b @ a`` of rank ``max_rank`` in every unitarily invariant norm (Eckart-Young-Mirsky).
 
-    B = Q_b R_b and A^T = Q_a R_a, so BA = Q_b (R_b R_a^T) Q_a^T: the SVD is of a matrix as small as the rank.
+    B = Q_b R_b and A^T = Q_a R_a, so BA = Q_b (R_b R_a^T) Q_a^T: the SVD is of a matrix as small as the rank. Where the
+    update's own rank is lower, so is the cut's.
     """
     q_b, r_b = torch.linalg.qr(b.double())
     q_a, r_a = torch.linalg.qr(a.double().T)
     u, s, vt = torch.linalg.svd(r_b @ r_a.T)
-    rank = min(max_rank, len(s))
+    # Below this a singular value is a rounding of zero, and its vectors are another LAPACK's or another thread's others.
+    meant = int((s > s[:1] * max(len(b), a.shape[1]) * torch.finfo(s.dtype).eps).sum())
+    rank = min(max_rank, meant)
     root = s[:rank].sqrt()
     cut_b = q_b @ (u[:, :rank] * root)
     cut_a = (root[:, None] * vt[:rank]) @ q_a.T

@@ -217,6 +217,8 @@ class RunDriver:
             seed=run.spec.seed,
             snapshot=run.snapshot.digest if run.snapshot else "",
             gate=decision.to_json(),
+            # Of the worker that wrote the bytes, not of this process; one of before it was told reports none.
+            environment=report.get("environment"),
         )
         version, _new = self.registry.register_digest(
             run.spec.adapter,

@@ -24,7 +24,8 @@ from registry.errors import BadInput, RegistryDown, ShoalError
 from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
 from swarm_worker.confirm import confirm, rated
-from swarm_worker.hull import ExpertStack
+from swarm_worker.environment import here
+from swarm_worker.materialise import materialise
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.search import Move, Outcome
@@ -98,8 +99,12 @@ class SliceScorer:
         """Cut the finalist to what is served, store it, and score it and the champion on the items the search never saw."""
         with tempfile.TemporaryDirectory(prefix="shoal-finalist-") as scratch:
             folder = Path(scratch) / "adapter"
-            cut = ExpertStack.load(scene.experts).write(
-                coefficients, folder, space=scene.run.spec.space, max_rank=self.registry.settings.max_lora_rank
+            cut = materialise(
+                scene.experts,
+                coefficients,
+                folder,
+                space=scene.run.spec.space,
+                max_rank=self.registry.settings.max_lora_rank,
             )
             artifact, _facts = self.registry.keep(folder)
         delivered = AdapterFolder(self.registry.artifacts.fetch(artifact.digest))
@@ -111,6 +116,7 @@ class SliceScorer:
             "size": artifact.size,
             "rank": cut.rank,
             "retained_energy": cut.retained_energy,
+            "environment": here().model_dump(),
         }
 
     def _enter(self, run_id: str) -> Scene:

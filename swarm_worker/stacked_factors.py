@@ -97,11 +97,10 @@ class StackedFactors:
 
     def mix(self, coefficients: Sequence[float], space: Space) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors (d_out, R), (R, d_in) of one mix, float32. R is r for factors; for delta it is the sum of the ranks of
-        the experts whose coefficient is not 0."""
+        the experts whose coefficient is not 0. The same bits on every CPU: only sums and products, in one order."""
         c = self._tensor(coefficients)
         if space == "factors":
-            mixed = self.generation(c[None], space)
-            return mixed.b[0], mixed.a[0]
+            return self._sum(c * self.scaling, self.b.T).T, self._sum(c, self.a)
         a, rows_of_b, weights = self.a, self.b.T, self.row_weights(c)
         kept = c[self.owner] != 0
         if not kept.all():
@@ -127,6 +126,16 @@ class StackedFactors:
             torch.mm(weights[:, present], rows.float().view(len(present), -1), out=out)
             mixed.append(out.view(len(c), rank, -1))
         return MixedFactors(mixed[0], mixed[1].transpose(1, 2))
+
+    def _sum(self, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """sum_i w_i X_i over the experts' blocks of ``rows``, (r, d). One after the other in float64: a matrix product
+        would be rounded in the order that a CPU's kernel likes, and a rounding to bfloat16 may show it."""
+        blocks = rows.view(-1, self._common_rank(), rows.shape[1])
+        present = [column for column, own in enumerate(self.ranks) if own]
+        total = torch.zeros(blocks.shape[1:], dtype=torch.float64, device=rows.device)
+        for column, block in zip(present, blocks, strict=True):
+            total += weights[column].double() * block.double()
+        return total.float()
 
     def room(self, n: int, space: Space) -> int:
         """How many numbers ``generation`` asks room for, for n mixes."""

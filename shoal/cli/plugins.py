@@ -21,6 +21,7 @@ KNOWN = {
     "search": "A search from a file, without servers.",
     "compare": "Optimisers and baselines side by side, at one budget.",
     "analyse": "The analyses of Model Swarms' paper on your experts, each beside its null.",
+    "rebuild": "Make a version again from its lineage, and say whether the bytes are the same.",
 }
 # Everything after the command's name is the contributed command's own to parse, --help included.
 _PASS_ON: dict[str, Any] = {

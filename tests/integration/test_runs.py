@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,14 @@ from registry.registry import Registry
 from registry.settings import RegistrySettings
 from starter.pack import load_pack
 from starter.skills import items
+from swarm_worker.environment import here
+from swarm_worker.rebuild import rebuild
 from swarm_worker.run import RunDriver
 from swarm_worker.scoring.engine import AdapterFolder, answers_of
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.settings import WorkerSettings
 from swarm_worker.slices import SliceScorer
+from tests.registry_versions import RegistryVersions
 
 BOT = "support-bot"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -103,8 +107,8 @@ def give_feedback(workshop: Workshop, n: int, *, always_right: bool = False) -> 
     workshop.registry.feedback.add_many(told)
 
 
-def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop) -> None:
-    """Feedback in, a confirmed and promoted version out; what it is made of can be read from its lineage."""
+def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop, tmp_path: Path) -> None:
+    """Feedback in, a confirmed and promoted version out; what it is made of can be read from its lineage, and made again."""
     give_feedback(workshop, 300)
     run = workshop.finish(begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=8), by="test"))
     assert (run.status, run.promoted) == ("done", True), run.outcome
@@ -115,6 +119,11 @@ def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop) ->
     assert version.lineage is not None
     assert version.lineage.coefficients == run.coefficients
     assert version.rank <= workshop.registry.settings.max_lora_rank
+    assert version.lineage.environment == here()
+    rebuilt = rebuild(RegistryVersions(workshop.registry), BOT, version.version, tmp_path)
+    assert (rebuilt.outcome, rebuilt.digest) == ("same", version.digest)
+    again, new = workshop.registry.register(BOT, rebuilt.folder, by="test")
+    assert (again.version, new) == (version.version, False)  # the same bytes are the version that has them
     assert workshop.registry.rollout(BOT).champion == version.version
     event = workshop.registry.history(BOT, limit=1)[0]
     assert (event.by, event.before, event.after) == (run.id, 1, version.version)
