@@ -138,6 +138,16 @@ class Client:
         """What each version did: requests, errors, speed, ratings, and how a trial on the side compares."""
         return self._listed("GET", _path(name, "metrics"), "versions")
 
+    # The place for weights
+
+    def check_artifacts(self) -> dict[str, Any]:
+        """``{"checked", "findings": [{"digest", "state", "named_by"}]}``: what a record names and cannot be served."""
+        return self._call("POST", "/api/artifacts/check", timeout=None)
+
+    def collect_garbage(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """``{"collected": [{"what", "size"}], "bytes", "kept", "young"}``: bytes that no record names are deleted."""
+        return self._call("POST", "/api/artifacts/gc", json={"dry_run": dry_run}, timeout=None)
+
     # Moves: each answers the rollout after it
 
     def promote(self, name: str, version: int, **how: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import typer
 from registry.errors import ShoalError
 from shoal.cli import (
     adapters,
+    artifacts,
     feedback,
     history,
     lineage,
@@ -54,6 +55,8 @@ def build() -> typer.Typer:
     app.add_typer(policy.app, name="policy", rich_help_panel=ADAPTERS)
     app.command("import", rich_help_panel=ADAPTERS)(transfer.import_)
     app.command("export", rich_help_panel=ADAPTERS)(transfer.export)
+    app.add_typer(artifacts.app, name="artifacts", rich_help_panel=ADAPTERS)
+    app.command("gc", rich_help_panel=ADAPTERS)(artifacts.gc)
     app.add_typer(feedback.app, name="feedback", rich_help_panel=RUNS)
     app.command("adapt", rich_help_panel=RUNS)(runs.adapt)
     app.add_typer(runs.app, name="runs", rich_help_panel=RUNS)
