@@ -17,7 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse
 
 from registry.archives import unpack
-from registry.errors import RolloutMoved, TooLarge
+from registry.errors import BadInput, RolloutMoved, TooLarge
 from registry.history import moment
 from registry.inspection import SIDECAR
 from registry.records import Rollout
@@ -103,12 +103,14 @@ def get_version(name: Name, version: int, parts: PartsOf, _: Caller) -> Any:
 def get_artifact(name: Name, version: int, parts: PartsOf, _: Caller) -> FileResponse:
     """The PEFT folder as a tar archive, with a word on which base it fits: an import elsewhere compares."""
     record = parts.registry.version(name, version)
+    folder, base = parts.registry.artifacts.fetch(record.digest), None
+    with suppress(BadInput):  # a base whose config cannot be read here is no reason to keep weights back
+        base = parts.registry.base_shape()
     scratch = Path(tempfile.mkdtemp(prefix="shoal-export-"))
     packed = scratch / f"{name}-{version}.tar"
     with tarfile.open(packed, "w") as tar:
-        for file in sorted(parts.registry.artifacts.fetch(record.digest).iterdir()):
+        for file in sorted(folder.iterdir()):
             tar.add(file, arcname=f"{name}-{version}/{file.name}", recursive=False)
-        base = parts.registry.base_shape()
         told = {"adapter": record.engine_name, "digest": record.digest, "base": base and base.config_digest}
         (scratch / SIDECAR).write_text(json.dumps(told))
         tar.add(scratch / SIDECAR, arcname=f"{name}-{version}/{SIDECAR}")
