@@ -7,7 +7,8 @@
     |   |-- AdapterUnknown
     |   |-- VersionUnknown
     |   |-- InteractionUnknown
-    |   `-- RunUnknown
+    |   |-- RunUnknown
+    |   `-- KeyUnknown
     |-- Conflict                   409
     |   |-- RolloutMoved           the caller saw an older revision
     |   |-- OperationReused        the operation id stands for another move
@@ -21,7 +22,10 @@
     |   |-- AdapterRefused               the weights may not be registered, with the reason
     |   |-- FeedbackConflict             409: the id is taken by other content
     |   `-- TooLittleFeedback
+    |-- Unauthorized               401   no key, or not a valid one
+    |-- Forbidden                  403   the key may not do this
     |-- TooLarge                   413
+    |-- TooMany                    429   more requests than the key may send
     |-- ArtifactMissing            500   bytes that a record names are gone or do not match their digest
     |-- ArtifactsDown              503   the place for weights cannot be reached, or refuses us
     |-- RegistryDown               503   Redis cannot be reached
@@ -88,6 +92,15 @@ class RunUnknown(NotFound):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"There is no run '{run_id}'. `shoal runs` lists those there are.", run_id=run_id)
+
+
+class KeyUnknown(NotFound):
+    code = "key_unknown"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"There is no key '{key_id[:80]}'. `shoal keys list` shows those there are.", key_id=key_id[:80]
+        )
 
 
 class Conflict(ShoalError):
@@ -236,9 +249,34 @@ class TooLittleFeedback(BadInput):
         )
 
 
+class Unauthorized(ShoalError):
+    """The message never repeats what was sent."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(ShoalError):
+    """The key is valid and may not do this; the message names the scope or the adapter."""
+
+    status = 403
+    code = "forbidden"
+
+
 class TooLarge(ShoalError):
     status = 413
     code = "too_large"
+
+
+class TooMany(ShoalError):
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(
+            f"This key sends more requests than it may. Try again in {retry_after} s.", retry_after=retry_after
+        )
+        self.retry_after = retry_after
 
 
 class ArtifactMissing(ShoalError):

@@ -24,6 +24,9 @@ key (after the namespace)              type    holds
 ``{:wanted}:asked``                    string  how many wishes there were: the number of the last one
 ``{:artifacts}:arriving``              zset    digest -> the second it was announced, before its bytes were put
 ``{:artifacts}:condemned``             zset    digest -> the second until which garbage collection may delete it
+``{:keys}:records`` / ``:revision`` /  hash /  API keys: id -> an ApiKey as JSON / one more for every change /
+``:history``                           string  / what was done to keys (``registry/api_keys.py``)
+                                       stream
 ``runs``                               zset    run id -> created at, seconds
 ``{run:ID}:PART``                      any     what belongs to one run (see ``registry/runs.py``)
 ``{name}:run``                         string  the run that is going for the adapter

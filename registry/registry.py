@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from registry.api_keys import ApiKeys
 from registry.arrivals import Arrivals
 from registry.artifacts import Artifact, ArtifactStore
 from registry.base_shape import BaseShape
@@ -54,6 +55,7 @@ class Registry(Moves):
         replicas: Replicas,
         guard: Guard,
         runs: Runs,
+        api_keys: ApiKeys,
         redis: RegistryRedis,
         settings: RegistrySettings,
     ) -> None:
@@ -65,6 +67,7 @@ class Registry(Moves):
         self.replicas = replicas
         self.guard = guard
         self.runs = runs
+        self.api_keys = api_keys
         self.redis = redis
         self.settings = settings
         self._base: BaseShape | None = None
@@ -92,6 +95,7 @@ class Registry(Moves):
             replicas=replicas,
             guard=Guard(client, keys, store, replicas),
             runs=Runs(client, keys),
+            api_keys=ApiKeys(client, keys),
             redis=client,
             settings=settings,
         )

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from registry.errors import RecordNewer, RegistryDown, RegistryWentBack
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from service.api import adapters, artifacts, feedback, figures, pins, policy, runs, status
+from service.api import adapters, artifacts, feedback, figures, keys, pins, policy, runs, status
 from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
@@ -29,7 +29,9 @@ from service.drain import Drain, DrainGate
 from service.engine import EngineSettings, EngineUnavailable
 from service.engines import make_engine
 from service.engines.die_with_parent import die_with_parent
+from service.gate import Gate, Gatekeeper
 from service.gateway import BASE, ShoalGateway
+from service.keyring import Keyring
 from service.leases import Leases
 from service.openai_api import openai_router
 from service.openai_path import OpenAIPath
@@ -70,8 +72,11 @@ class Service:
             keeps=(RegistryDown, RecordNewer, RegistryWentBack),
             tell=_count_spooled,
         )
+        keyring = Keyring(
+            registry.api_keys, settings.home / f"keys-{settings.port}.json", every=min(settings.poll_seconds, 0.5)
+        )
         bell, tally = Bell(registry_settings), Tally(registry.figures)
-        self.parts = Parts(settings, registry, replica, Auth(settings), bell, recorder, spool, tally)
+        self.parts = Parts(settings, registry, replica, keyring, bell, recorder, spool, tally)
         self.gateway = ShoalGateway(self.parts, self.engine, base_names=_base_names(registry_settings.base))
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,10 +84,11 @@ class Service:
         """Ready when this returns: the engine answers and every champion is loaded."""
         await self.engine.start()
         await self.parts.replica.start()
+        await self.parts.keyring.start()
         if self.parts.recorder:
             self.parts.recorder.start()
         self.parts.spool.start()
-        work = (self._watch_engine(), self.parts.tally.run(), self.gateway.shadow.run())
+        work = (self._watch_engine(), self.parts.tally.run(), self.gateway.shadow.run(), self.parts.keyring.keep_up())
         self._tasks = [asyncio.create_task(task) for task in work]
         # What starting made stays for ever: without this the collector looks through all of it, in the middle of answers.
         gc.collect()
@@ -110,6 +116,13 @@ class Service:
             await asyncio.sleep(ENGINE_LOOK_SECONDS)
         log.critical("the engine has died; this process ends, to be started again")
         signal.raise_signal(signal.SIGTERM)
+
+    def open(self, keeper: Gatekeeper) -> None:
+        """From here on the gate lets in whoever may."""
+        keeper.rate = self.settings.rate_limit or None
+        keeper.max_body = self.settings.max_body_mb << 20
+        keeper.max_upload = self.parts.registry.settings.max_bytes + (1 << 20)  # and what the form around it takes
+        keeper.auth = Auth(self.settings, self.parts.keyring)
 
     @property
     def ready(self) -> bool:
@@ -139,9 +152,9 @@ def engine_settings(settings: ServiceSettings, registry_settings: RegistrySettin
 def make_app() -> FastAPI:
     """The routes. What they work on arrives in ``app.state`` when the service has started."""
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
-    app.state.drain = Drain()
+    app.state.drain, app.state.gatekeeper = Drain(), Gatekeeper()
     add_error_handlers(app)
-    for noun in (adapters, artifacts, pins, policy, feedback, figures, runs, status):
+    for noun in (adapters, artifacts, pins, policy, feedback, figures, runs, keys, status):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)
@@ -210,6 +223,7 @@ class ShoalService:
         service = Service(ServiceSettings.load(), RegistrySettings.load())
         await service.start()
         app.state.parts, app.state.gateway = service.parts, service.gateway
+        service.open(app.state.gatekeeper)
         app.state.drain.install(service.parts.replica.stop, service.settings.stop_notice)
         self._service = service
 
@@ -225,5 +239,6 @@ class ShoalService:
 
 
 # The first is the outermost.
+ShoalService.add_asgi_middleware(Gate, keeper=app.state.gatekeeper)  # type: ignore[attr-defined]  # a bentoml Service
 ShoalService.add_asgi_middleware(DrainGate, drain=app.state.drain)  # type: ignore[attr-defined]  # a bentoml Service
 ShoalService.add_asgi_middleware(OpenAIPath, gateway=LateGateway(app))  # type: ignore[attr-defined]  # a bentoml Service

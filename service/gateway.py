@@ -12,8 +12,10 @@ from registry.errors import ArtifactMissing, NotFound, ShoalError
 from registry.records import Interaction as Recorded
 from registry.records import Message
 from service.api.parts import Parts
+from service.auth import Caller
 from service.engine import Engine, EngineError
 from service.exchanges import Exchange
+from service.gate import caller_of
 from service.openai_api import Admission, Route
 from service.residents import ResidentError
 from service.routing import parse
@@ -35,12 +37,12 @@ class ShoalGateway:
 
     async def admit(self, request: Request, model: str, session: str | None) -> Admission:
         """Authorise, choose the version, hold it. Raises EngineError only, as OpenAI's clients expect it."""
-        self._authorise(request)
+        caller = _caller(request)
         if model in self._base_names:
             return Admission(Route(None, BASE), None)
         named = parse(model)
-        if named is None:
-            raise _unknown(model)
+        if named is None or not caller.sees(named.adapter):
+            raise _unknown(model)  # to a key that is limited, other adapters are as unknown as those that are not there
         try:
             held = await self._replica.hold(named, session)
         except NotFound as error:
@@ -57,9 +59,11 @@ class ShoalGateway:
 
     async def models(self, request: Request) -> list[dict[str, Any]]:
         """The base, every adapter, and every version that is on the way of a rollout; then every other version."""
-        self._authorise(request)
+        caller = _caller(request)
         known = [self._model(name, None) for name in self._base_names]
         for adapter, rollout in sorted(self._replica.rollouts.items()):
+            if not caller.sees(adapter):
+                continue
             known.append(self._model(adapter, BASE))
             numbers = set(rollout.pinned)
             try:
@@ -87,14 +91,15 @@ class ShoalGateway:
             self._parts.recorder.record(record)
             metrics.DROPPED.set(self._parts.recorder.dropped)
 
-    def _authorise(self, request: Request) -> None:
-        try:
-            self._parts.auth.check(request)
-        except ShoalError as error:
-            raise EngineError(error.status, "invalid_api_key", error.message) from error
-
     def _model(self, name: str, parent: str | None) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "shoal", "parent": parent}
+
+
+def _caller(request: Request) -> Caller:
+    try:
+        return caller_of(request.scope)
+    except ShoalError as error:
+        raise EngineError(error.status, "invalid_api_key", error.message) from error
 
 
 def _unknown(model: str) -> EngineError:

@@ -25,6 +25,12 @@ class ServiceSettings(BaseSettings):
     )
     port: int = Field(default=3000, ge=1, le=65535, description="Port to listen on.")
     api_key: SecretStr | None = Field(default=None, description="The one admin key; unset: no keys, loopback only.")
+    rate_limit: float = Field(
+        default=0.0,
+        ge=0,
+        description="Requests a second that a key may send, where it has no rate of its own; 0: any number.",
+    )
+    max_body_mb: int = Field(default=32, ge=1, description="The largest request body but for uploads, in megabytes.")
     home: Path = Field(
         default=Path(".shoal"), description="Where this replica keeps its spool and its last known rollouts."
     )

@@ -262,6 +262,30 @@ class Client:
                         raise NotShoal(self.url, "a run has no status or no revision")
                     yield run
 
+    # Keys
+
+    def create_key(
+        self,
+        name: str,
+        scopes: Iterable[str],
+        *,
+        adapters: Iterable[str] | None = None,
+        rate: float | None = None,
+        days: float | None = None,
+    ) -> dict[str, Any]:
+        """A new API key: ``{"key", "token"}``. The token is told this once. Scopes: infer, feedback, operate, admin."""
+        body = {"name": name, "scopes": list(scopes), "adapters": None if adapters is None else list(adapters)}
+        return self._call("POST", "/api/keys", json={**body, **_given(rate=rate, days=days)})
+
+    def keys(self) -> list[dict[str, Any]]:
+        """Every API key, newest first, without its secret."""
+        return self._listed("GET", "/api/keys", "keys")
+
+    def revoke_key(self, key_id: str, *, reason: str = "") -> dict[str, Any]:
+        """The key opens nothing any more."""
+        answer = self._call("DELETE", f"/api/keys/{quote(key_id, safe='')}", json={"reason": reason})
+        return cast("dict[str, Any]", answer["key"])
+
     # State
 
     def status(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from registry.errors import BadInput, RolloutMoved, TooLarge
 from registry.history import moment
 from registry.inspection import SIDECAR
 from registry.records import Rollout
-from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, adapter_name
+from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, Who, adapter_name
 
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
 Name = Annotated[str, Depends(adapter_name)]
@@ -49,12 +49,13 @@ class Canary(MoveBody):
 
 
 @router.get("")
-def list_adapters(parts: PartsOf, _: Caller) -> Any:
-    return {"adapters": parts.registry.adapters()}
+def list_adapters(parts: PartsOf, who: Who) -> Any:
+    return {"adapters": [adapter for adapter in parts.registry.adapters() if who.sees(adapter.name)]}
 
 
 @router.post("")
-def create_adapter(body: NewAdapter, parts: PartsOf, caller: Caller) -> Any:
+def create_adapter(body: NewAdapter, parts: PartsOf, caller: Caller, who: Who) -> Any:
+    who.need_adapter(body.name)
     return parts.registry.create_adapter(adapter_name(body.name), by=caller)
 
 

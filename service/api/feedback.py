@@ -14,7 +14,8 @@ from registry.errors import BadInput, InteractionUnknown, RegistryDown
 from registry.feedback import join
 from registry.records import AdapterName, Feedback, Message, now
 from registry.registry import Registry
-from service.api.parts import Body, Caller, Parts, PartsOf
+from service import auth
+from service.api.parts import Body, Parts, PartsOf, Who
 
 router = APIRouter(prefix="/api/feedback", tags=["feedback"])
 MOST = 1000
@@ -66,13 +67,15 @@ OneOrMany = Annotated[Annotated[FeedbackBody, Tag("one")] | Annotated[Batch, Tag
 
 
 @router.post("")
-async def send_feedback(body: OneOrMany, parts: PartsOf, _: Caller) -> JSONResponse:
+async def send_feedback(body: OneOrMany, parts: PartsOf, who: Who) -> JSONResponse:
     """Keep feedback; a batch is taken as a whole or not at all."""
     items = body.items if isinstance(body, Batch) else [body]
     fields = [_fields(item) for item in items]
     try:
-        kept = await _take_settled(parts, fields)
+        kept = await _take_settled(parts, fields, who)
     except RegistryDown:
+        if who.adapters is not None and any(field["adapter"] not in who.adapters for field in fields):
+            raise  # whose answer a request id names cannot be looked up now
         await asyncio.to_thread(parts.spool.add, fields)
         told = [{"id": field["id"], "spooled": True} for field in fields]
         return JSONResponse({"spooled": len(told), "items": told}, status_code=202)
@@ -84,26 +87,27 @@ async def send_feedback(body: OneOrMany, parts: PartsOf, _: Caller) -> JSONRespo
     return JSONResponse({"accepted": accepted, "repeated": len(kept) - accepted, "items": told}, status_code=201)
 
 
-async def _take_settled(parts: Parts, fields: list[dict[str, Any]]) -> list[tuple[Feedback, bool]]:
+async def _take_settled(parts: Parts, fields: list[dict[str, Any]], who: auth.Caller) -> list[tuple[Feedback, bool]]:
     """Keep feedback; where it came right behind its answer, once the answer is recorded."""
     try:
-        return await asyncio.to_thread(take, parts.registry, fields)
+        return await asyncio.to_thread(take, parts.registry, fields, who)
     except InteractionUnknown:
         if parts.recorder is None:
             raise
         await asyncio.sleep(0.05)  # the end of a stream is told after its last byte was sent
         await asyncio.to_thread(parts.recorder.settle)
-        return await asyncio.to_thread(take, parts.registry, fields)
+        return await asyncio.to_thread(take, parts.registry, fields, who)
 
 
 @router.get("")
 def list_feedback(
     parts: PartsOf,
-    _: Caller,
+    who: Who,
     adapter: AdapterName,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: str | None = None,
 ) -> Any:
+    who.need_adapter(adapter)
     parts.registry.adapter(adapter)
     return {
         "feedback": parts.registry.feedback.list(adapter, limit=limit, before=before),
@@ -111,12 +115,16 @@ def list_feedback(
     }
 
 
-def take(registry: Registry, fields: list[dict[str, Any]]) -> list[tuple[Feedback, bool]]:
-    """Join feedback by request id with the answer it judges, and keep it.
+def take(
+    registry: Registry, fields: list[dict[str, Any]], who: auth.Caller | None = None
+) -> list[tuple[Feedback, bool]]:
+    """Join feedback by request id with the answer it judges, and keep it; all of it is for adapters that ``who`` may rate.
 
     AdapterUnknown, InteractionUnknown, FeedbackConflict: nothing was kept."""
     records = [_record(registry, dict(item)) for item in fields]
     for adapter in {record.adapter for record in records}:
+        if who is not None:
+            who.need_adapter(adapter)
         registry.adapter(adapter)
     return registry.feedback.add_many(records)
 
@@ -138,7 +146,11 @@ def _record(registry: Registry, fields: dict[str, Any]) -> Feedback:
             )
         return join(fields, interaction)
     except ValidationError as error:
-        raise BadInput(f"The feedback is not usable: {error}") from error
+        # Not the error itself: pydantic repeats what was sent, and prompts belong in no log and no message.
+        wrong = "; ".join(
+            f"'{'.'.join(map(str, one['loc']))}': {one['msg']}" for one in error.errors(include_input=False)
+        )
+        raise BadInput(f"The feedback is not usable: {wrong}") from None
 
 
 def _fields(item: FeedbackBody) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from registry.errors import BadInput
 from registry.records import ADAPTER_NAME
 from registry.registry import Registry
-from service.auth import Auth
+from service import auth
 from service.bell import Bell
+from service.gate import caller_of
+from service.keyring import Keyring
 from service.recorder import Recorder
 from service.replica import Replica
 from service.settings import ServiceSettings
@@ -27,7 +29,7 @@ class Parts:
     settings: ServiceSettings
     registry: Registry
     replica: Replica
-    auth: Auth
+    keyring: Keyring
     bell: Bell
     recorder: Recorder | None
     spool: Spool
@@ -60,8 +62,12 @@ def _parts(request: Request) -> Parts:
     return parts
 
 
+def _who(request: Request) -> auth.Caller:
+    return caller_of(request.scope)
+
+
 def _caller(request: Request) -> str:
-    return _parts(request).auth.check(request)
+    return _who(request).name
 
 
 def adapter_name(name: str) -> str:
@@ -76,4 +82,5 @@ def adapter_name(name: str) -> str:
 
 
 PartsOf = Annotated[Parts, Depends(_parts)]
-Caller = Annotated[str, Depends(_caller)]
+Caller = Annotated[str, Depends(_caller)]  # the name that history writes down; the gate has let it in
+Who = Annotated[auth.Caller, Depends(_who)]  # for lists that are filtered, and for adapters that a body names

@@ -11,7 +11,8 @@ from starlette.responses import StreamingResponse
 
 from registry.adaptation import begin
 from registry.records import AdapterName, Run, RunSpec
-from service.api.parts import Caller, Parts, PartsOf
+from service import auth
+from service.api.parts import Caller, Parts, PartsOf, Who
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
 POLL_SECONDS = 0.25
@@ -19,8 +20,9 @@ KEEP_ALIVE_SECONDS = 5.0
 
 
 @router.post("", status_code=201)
-def start_run(spec: RunSpec, parts: PartsOf, caller: Caller) -> Run:
+def start_run(spec: RunSpec, parts: PartsOf, caller: Caller, who: Who) -> Run:
     """Freeze a snapshot of the adapter's feedback and search on it. The workers take it from here."""
+    who.need_adapter(spec.adapter)
     run = begin(parts.registry, spec, by=caller)
     parts.bell.advance(run.id)
     return run
@@ -28,27 +30,36 @@ def start_run(spec: RunSpec, parts: PartsOf, caller: Caller) -> Run:
 
 @router.get("")
 def list_runs(
-    parts: PartsOf, _: Caller, adapter: AdapterName | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
+    parts: PartsOf, who: Who, adapter: AdapterName | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> Any:
-    return {"runs": parts.registry.runs.list(adapter, limit=limit)}
+    if adapter is not None:
+        who.need_adapter(adapter)
+    return {"runs": [run for run in parts.registry.runs.list(adapter, limit=limit) if who.sees(run.spec.adapter)]}
 
 
 @router.get("/{run_id}")
-def get_run(run_id: str, parts: PartsOf, _: Caller) -> Run:
-    return parts.registry.runs.get(run_id)
+def get_run(run_id: str, parts: PartsOf, who: Who) -> Run:
+    return _seen(parts.registry.runs.get(run_id), who)
 
 
 @router.post("/{run_id}/cancel")
-def cancel_run(run_id: str, parts: PartsOf, caller: Caller) -> Run:
+def cancel_run(run_id: str, parts: PartsOf, caller: Caller, who: Who) -> Run:
     """End a run within one generation; what it registered stays, its champion does not move."""
+    _seen(parts.registry.runs.get(run_id), who)
     return parts.registry.runs.cancel(run_id, outcome=f"Cancelled by {caller}.")
 
 
 @router.get("/{run_id}/events")
-async def run_events(run_id: str, request: Request, parts: PartsOf, _: Caller) -> StreamingResponse:
+async def run_events(run_id: str, request: Request, parts: PartsOf, who: Who) -> StreamingResponse:
     """Server-sent events: the run at every change, until it ends."""
-    await asyncio.to_thread(parts.registry.runs.get, run_id)  # unknown is a 404, not a stream that breaks off
+    # Unknown is a 404, not a stream that breaks off.
+    _seen(await asyncio.to_thread(parts.registry.runs.get, run_id), who)
     return StreamingResponse(_events(parts, run_id, request), media_type="text/event-stream")
+
+
+def _seen(run: Run, who: auth.Caller) -> Run:
+    who.need_adapter(run.spec.adapter)
+    return run
 
 
 async def _events(parts: Parts, run_id: str, request: Request) -> AsyncIterator[str]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from registry.errors import RegistryDown
-from service.api.parts import Body, Caller, PartsOf
+from service.api.parts import Body, Caller, PartsOf, Who
 
 router = APIRouter(prefix="/api/status", tags=["status"])
 
@@ -27,8 +27,9 @@ def accept_registry(body: Acceptance, parts: PartsOf, caller: Caller) -> Any:
 
 
 @router.get("")
-def get_status(parts: PartsOf, _: Caller) -> Any:
+def get_status(parts: PartsOf, who: Who) -> Any:
     """Replicas and what each holds; with Redis gone, this replica alone."""
+    who.need_every_adapter()
     try:
         replicas: list[Any] | None = parts.registry.replicas.live()
     except RegistryDown:

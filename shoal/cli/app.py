@@ -10,6 +10,7 @@ from shoal.cli import (
     artifacts,
     feedback,
     history,
+    keys,
     lineage,
     metrics,
     output,
@@ -40,6 +41,7 @@ def build() -> typer.Typer:
     app.command("up", rich_help_panel=SERVE)(serve.up)
     app.command("status", rich_help_panel=SERVE)(serve.status)
     app.command("accept-registry", rich_help_panel=SERVE)(serve.accept_registry)
+    app.add_typer(keys.app, name="keys", rich_help_panel=SERVE)
     app.command("version", rich_help_panel=SERVE)(serve.version)
     app.command("adapters", rich_help_panel=ADAPTERS)(adapters.adapters)
     app.command("versions", rich_help_panel=ADAPTERS)(adapters.versions)

@@ -1,0 +1,65 @@
+"""The keys of this replica: in memory, so that a request asks nobody; on disk, so that they count while Redis is gone.
+
+What is kept is hashes. A revoked key stops opening anything within a poll, on every replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+from registry.api_keys import ApiKey, ApiKeys
+from registry.errors import RegistryDown
+from registry.files import write_atomically
+
+log = logging.getLogger("shoal.keys")
+
+
+class Keyring:
+    """Every key by its id, as of the last look. ``keep_up`` looks; one cheap question where nothing changed."""
+
+    def __init__(self, keys: ApiKeys, path: Path, *, every: float) -> None:
+        self._source = keys
+        self._path = path
+        self._every = every
+        self._held: dict[str, ApiKey] = {}
+        self._revision = -1
+
+    def get(self, key_id: str) -> ApiKey | None:
+        return self._held.get(key_id)
+
+    async def start(self) -> None:
+        """Read the keys; with Redis gone, those that were known last."""
+        try:
+            await asyncio.to_thread(self.look)
+        except RegistryDown:
+            self._restore()
+
+    async def keep_up(self) -> None:
+        """Look again and again, for as long as it is let."""
+        while True:
+            await asyncio.sleep(self._every)
+            try:
+                await asyncio.to_thread(self.look)
+            except RegistryDown:
+                continue  # the keys that are known go on counting; the replica says that Redis is gone
+            except Exception:
+                log.exception("the keys could not be read; those known last go on counting")
+
+    def look(self) -> None:
+        """Take in what changed. ``RegistryDown``."""
+        revision = self._source.revision()
+        if revision == self._revision:
+            return
+        self._held = {key.id: key for key in self._source.every()}
+        self._revision = revision
+        told = [key.model_dump(mode="json") for key in self._held.values()]
+        write_atomically(self._path, json.dumps(told).encode())  # readable to this user alone, as any temporary file
+
+    def _restore(self) -> None:
+        if self._path.exists():
+            keys = (ApiKey.model_validate(value) for value in json.loads(self._path.read_bytes()))
+            self._held = {key.id: key for key in keys}
+        log.warning("Redis is gone: %d keys count as they were last known", len(self._held))

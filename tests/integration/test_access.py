@@ -1,0 +1,289 @@
+"""Access, on the really running service (stub engine, real BentoML, real Redis): keys, scopes, limits, silence of logs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedError
+
+from registry.registry import Registry
+from registry.settings import RegistrySettings
+from service.rules import OTHERWISE, rule_for
+from shoal.client import Client
+from tests import stub_service
+from tests.peft_folders import write_adapter
+from tests.redis_server import RedisServer
+
+ADMIN = "the-admin-key-of-this-test"
+PROMPT = "a secret that a user typed"
+VLLM_ROUTES = (
+    "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/pause", "/resume", "/sleep", "/wake_up",
+    "/collective_rpc", "/update_weights", "/reset_prefix_cache", "/start_profile", "/invocations", "/tokenize",
+    "/inference/v1/generate", "/abort_requests", "/server_info", "/load",
+)  # fmt: skip
+
+
+class House:
+    """A service with keys of every kind."""
+
+    def __init__(self, service: stub_service.StubService, registry: Registry) -> None:
+        self.service, self.registry, self.url = service, registry, service.url
+        self.admin = Client(self.url, api_key=ADMIN)
+
+    def key(self, *scopes: str, **limits: Any) -> str:
+        return str(self.admin.create_key(f"test {' '.join(scopes)}", scopes, **limits)["token"])
+
+    def ask(self, method: str, path: str, key: str | None = None, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.request(method, self.url + path, headers=headers | more.pop("headers", {}), timeout=30, **more)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[House]:
+    home = tmp_path_factory.mktemp("access")
+    settings = RegistrySettings(
+        redis_url=redis_url,
+        namespace=f"test-access-{time.time_ns()}",
+        artifacts_url=str(home / "artifacts"),
+        cache_dir=str(home / "cache"),
+    )
+    registry = Registry.open(settings)
+    for name in ("bot", "other"):
+        registry.register(name, write_adapter(home / name, seed=len(name)), by="test")
+        registry.promote(name, 1, by="test")
+    service = stub_service.StubService(settings, home / "service", SHOAL_API_KEY=ADMIN, SHOAL_MAX_BODY_MB="1")
+    with stub_service.running(service):
+        yield House(service, registry)
+    registry.close()
+
+
+def routes_of_bento() -> list[tuple[str, str]]:
+    """Every route of the application that BentoML serves: its own, and those of what is mounted in it."""
+    from service.app import ShoalService, app
+
+    found: list[tuple[str, str]] = []
+
+    def walk(routes: Any, prefix: str) -> None:
+        for route in routes:
+            path = prefix + getattr(route, "path", "")
+            if inner := getattr(route, "routes", None):
+                walk(inner, path.rstrip("/"))
+            elif getattr(route, "methods", None):
+                found.extend((method, path) for method in route.methods)
+            elif path:
+                found.append(("GET", path))
+
+    walk(app.routes, "")
+    walk(ShoalService.to_asgi(is_main=True).routes, "")  # type: ignore[attr-defined]
+    return sorted(set(found))
+
+
+def test_every_route_has_a_rule_and_is_closed_without_a_key(house: House) -> None:
+    """BentoML's own routes and ours: each is named by the table, and answers 401 in its shape to whoever has no key."""
+    routes = routes_of_bento()
+    assert len(routes) > 40
+    assert {("GET", "/metrics"), ("GET", "/readyz"), ("POST", "/v1/chat/completions")} <= set(routes)
+    asked: dict[str, set[int]] = {}
+    for method, template in routes:
+        path = re.sub(r"\{[^}]*\}", "x", template) or "/"
+        rule, _ = rule_for(method, path)
+        assert rule is not OTHERWISE or method not in ("GET", "POST", "PUT", "DELETE"), f"no rule for {method} {path}"
+        status = house.ask(method, path).status_code
+        asked.setdefault(rule.need, set()).add(status)
+    assert asked.pop("open") == {200}
+    assert set().union(*asked.values()) == {401}
+
+
+def test_errors_have_the_shape_of_their_path(house: House) -> None:
+    """OpenAI's under /v1, Shoal's elsewhere; 401 says how to authenticate; nothing repeats the key that was sent."""
+    for path in ("/v1/models", "/api/adapters", "/metrics"):
+        answer = house.ask("GET", path, "a-wrong-key")
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "a-wrong-key" not in answer.text
+        error = answer.json()["error"]
+        assert set(error) == (
+            {"message", "type", "param", "code"} if path == "/v1/models" else {"code", "message", "details"}
+        )
+    refused = house.ask("GET", "/api/adapters", house.key("infer"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("scope", "may"),
+    [
+        ("infer", {"infer"}),
+        ("feedback", {"feedback"}),
+        ("operate", {"operate"}),
+        ("admin", {"infer", "feedback", "operate", "admin"}),
+    ],
+)
+def test_a_key_may_do_what_its_scope_says(house: House, scope: str, may: set[str]) -> None:
+    key = house.key(scope)
+    item = {"adapter": "bot", "prompt": "q", "answer": "a", "rating": 1}
+    asked = {
+        "infer": house.ask("POST", "/v1/completions", key, json={"model": "bot", "prompt": "hi"}),
+        "feedback": house.ask("POST", "/api/feedback", key, json=item),
+        "operate": house.ask("GET", "/api/status", key),
+        "admin": house.ask("GET", "/api/keys", key),
+    }
+    assert {need for need, answer in asked.items() if answer.is_success} == may
+    assert {answer.status_code for need, answer in asked.items() if need not in may} <= {403}
+    assert house.ask("GET", "/metrics", key).is_success
+
+
+def test_the_openai_client_gets_its_own_errors(house: House) -> None:
+    """A wrong key is an AuthenticationError, a key of another scope a PermissionDeniedError."""
+    messages: Any = [{"role": "user", "content": "hi"}]
+    for key, error in (("nope", AuthenticationError), (house.key("operate"), PermissionDeniedError)):
+        with OpenAI(base_url=f"{house.url}/v1", api_key=key, max_retries=0) as client, pytest.raises(error):
+            client.chat.completions.create(model="bot", messages=messages)
+    with OpenAI(base_url=f"{house.url}/v1", api_key=house.key("infer", adapters=["bot"]), max_retries=0) as client:
+        assert client.chat.completions.create(model="bot", messages=messages).model == "bot@1"
+        with pytest.raises(NotFoundError):
+            client.chat.completions.create(model="other", messages=messages)
+        assert {model.id for model in client.models.list()} & {"bot", "other"} == {"bot"}
+
+
+def test_a_key_for_one_adapter_sees_and_touches_no_other(house: House) -> None:
+    """403 for another adapter, the same whether it exists; lists show its own; feedback and runs that name another, too."""
+    key = house.key("operate", "feedback", adapters=["bot"])
+    assert [one["name"] for one in house.ask("GET", "/api/adapters", key).json()["adapters"]] == ["bot"]
+    assert house.ask("GET", "/api/adapters/bot", key).is_success
+    told = [house.ask("GET", f"/api/adapters/{name}", key) for name in ("other", "nobody")]
+    assert [answer.status_code for answer in told] == [403, 403]
+    item = {"adapter": "other", "prompt": "q", "answer": "a", "rating": 1}
+    for method, path, body in (
+        ("POST", "/api/feedback", item),
+        ("POST", "/api/runs", {"adapter": "other"}),
+        ("POST", "/api/adapters", {"name": "third"}),
+        ("POST", "/api/adapters/other/promote", {"version": 1}),
+    ):
+        assert house.ask(method, path, key, json=body).status_code == 403, path
+    assert house.ask("GET", "/api/feedback?adapter=other", key).status_code == 403
+    assert house.ask("GET", "/api/status", key).status_code == 403
+    assert house.registry.feedback.count("other") == 0
+
+
+def test_a_revoked_key_opens_nothing_and_history_says_who(house: House) -> None:
+    """Here at once; a key is shown once, kept as a hash, and its end is in the history with its reason."""
+    made = house.admin.create_key("gone soon", ["operate"])
+    token, key_id = made["token"], made["key"]["id"]
+    assert house.ask("GET", "/api/adapters", token).is_success
+    house.admin.revoke_key(key_id, reason="left the team")
+    assert house.ask("GET", "/api/adapters", token).status_code == 401
+    event = house.ask("GET", "/api/keys/history", ADMIN).json()["events"][0]
+    assert (event["kind"], event["key"], event["reason"]) == ("revoked", key_id, "left the team")
+    assert event["by"].endswith("via admin")
+    assert token.rpartition("_")[2] not in json.dumps(house.admin.keys())
+    assert house.ask("DELETE", "/api/keys/nobody", ADMIN).status_code == 404
+
+
+def test_a_key_revoked_elsewhere_stops_within_a_second(house: House) -> None:
+    """Another replica, or a command at the registry: this one polls."""
+    made = house.registry.api_keys.create("elsewhere", ["operate"], by="test")
+    until = time.monotonic() + 5
+    while not house.ask("GET", "/api/adapters", made[1]).is_success:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    house.registry.api_keys.revoke(made[0].id, by="test")
+    revoked = time.monotonic()
+    while house.ask("GET", "/api/adapters", made[1]).is_success:
+        assert time.monotonic() < revoked + 5
+        time.sleep(0.05)
+
+
+def test_a_key_with_a_rate_is_told_when_to_try_again(house: House) -> None:
+    key = house.key("operate", rate=1.0)
+    answers = [house.ask("GET", "/api/adapters", key) for _ in range(6)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert int(refused[0].headers["retry-after"]) >= 1
+    assert house.ask("GET", "/api/adapters", house.key("operate")).is_success
+
+
+def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(house: House) -> None:
+    """413 in the shape of the path, before it is read as JSON; uploads have their own limit."""
+    big = b'{"model": "bot", "prompt": "' + b"x" * (2 << 20) + b'"}'
+    told = house.ask("POST", "/v1/completions", ADMIN, content=big)
+    assert (told.status_code, set(told.json()["error"])) == (413, {"message", "type", "param", "code"})
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(big), 1 << 16):
+            yield big[start : start + (1 << 16)]
+
+    assert house.ask("POST", "/api/feedback", ADMIN, content=pieces()).status_code == 413
+    assert house.ask("POST", "/v1/completions", ADMIN, json={"model": "bot", "prompt": "hi"}).is_success
+
+
+def test_vllms_own_routes_lead_nowhere(house: House) -> None:
+    """Also with the admin key: no way to load, pause, or rewrite the engine from outside."""
+    for path in VLLM_ROUTES:
+        for method in ("GET", "POST", "DELETE"):
+            assert house.ask(method, path, ADMIN, json={"lora_name": "x", "lora_path": "/"}).status_code in (
+                404,
+                405,
+            ), path
+            assert house.ask(method, path).status_code == 401
+
+
+def test_without_keys_a_page_of_another_site_is_refused(registry_settings: RegistrySettings, tmp_path: Path) -> None:
+    """DNS rebinding and cross-site requests come by this machine's browser, from loopback: the name gives them away."""
+    service = stub_service.StubService(registry_settings, tmp_path)
+    with stub_service.running(service):
+        assert httpx.get(f"{service.url}/api/adapters").is_success
+        for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+            assert httpx.get(f"{service.url}/api/adapters", headers=headers).status_code == 403
+            assert httpx.get(f"{service.url}/v1/models", headers=headers).json()["error"]["code"] == "forbidden"
+
+
+def test_secrets_and_prompts_are_in_no_log_and_no_error(
+    redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """Answers, feedback, bad bodies, refused keys, a Redis that goes away: neither a key nor a prompt is written down."""
+    password = "redis-password-of-this-test"
+    url = redis_process.url.replace("//", f"//:{password}@")
+    settings = registry_settings.model_copy(update={"redis_url": url})
+    from registry.connection import connect
+
+    with connect(redis_process.url) as client:
+        client.config_set("requirepass", password)
+    registry = Registry.open(settings)
+    registry.register("bot", write_adapter(tmp_path / "bot"), by="test")
+    registry.promote("bot", 1, by="test")
+    registry.close()
+    service = stub_service.StubService(settings, tmp_path / "home", SHOAL_API_KEY=ADMIN, SHOAL_LOG_LEVEL="debug")
+    told: list[str] = []
+    with stub_service.running(service, options=("--debug",)):
+
+        def ask(method: str, path: str, key: str = ADMIN, **more: Any) -> httpx.Response:
+            answer = httpx.request(
+                method, service.url + path, headers={"authorization": f"Bearer {key}"}, timeout=30, **more
+            )
+            told.append(answer.text if answer.status_code >= 400 or path == "/api/status" else "")
+            return answer
+
+        token = ask("POST", "/api/keys", json={"name": "k", "scopes": ["infer"]}).json()["token"]
+        assert ask("POST", "/v1/completions", token, json={"model": "bot", "prompt": PROMPT}).is_success
+        assert ask("POST", "/v1/completions", json={"model": "bot", "prompt": PROMPT, "max_tokens": -1}).is_error
+        assert ask("POST", "/v1/completions", content=f'{{"prompt": "{PROMPT}", ').is_error
+        assert ask("POST", "/v1/completions", json={"model": "bot", "prompt": [PROMPT, {}]}).is_error
+        for body in ({"prompt": PROMPT, "rating": "good"}, {"prompt": {"x": PROMPT}}, [PROMPT]):
+            assert ask("POST", "/api/feedback", json=body).is_error
+        item = {"adapter": "bot", "prompt": PROMPT, "answer": PROMPT, "rating": 1, "comment": PROMPT}
+        assert ask("POST", "/api/feedback", json=item).is_success
+        assert ask("GET", "/api/status", f"{token}x").status_code == 401
+        redis_process.stop()
+        assert ask("POST", "/api/feedback", json=item).status_code == 202
+        assert ask("POST", "/api/adapters/bot/rollback", json={}).status_code == 503
+        assert ask("GET", "/api/status").is_success
+    written = service.log.read_text() + "".join(told)
+    for secret in (ADMIN, token.rpartition("_")[2], password, PROMPT):
+        assert secret not in written, f"{secret!r} was written down"
