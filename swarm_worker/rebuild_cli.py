@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,23 +39,15 @@ def rebuild(model: Model, to: To = None, url: Url = None, api_key: ApiKey = None
 
     Exit code 0 for the same bytes, and where every entry of each module's dW = B A is within 1e-5; else 1.
     """
-    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise BadInput(f"--to {to} is not empty. Give a new folder: nothing is overwritten.", field="to")
-    with open_console(stderr=True).status(f"rebuilding {model}"):
+    with open_console(stderr=True).status(f"rebuilding {model}"), scratch_beside(to) as scratch:
         from swarm_worker.rebuild import rebuild as build
         from swarm_worker.versions_api import VersionsApi
 
-        if to is not None:
-            to.absolute().parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder that is kept, so that what was built moves there in one step.
-        with (
-            VersionsApi(url, api_key) as versions,
-            tempfile.TemporaryDirectory(prefix=".shoal-rebuild-", dir=to and to.absolute().parent) as scratch,
-        ):
+        with VersionsApi(url, api_key) as versions:
             name, number = resolved(versions, model)
-            rebuilt = build(versions, name, number, Path(scratch))
-            if to is not None:
-                rebuilt.folder.replace(to)
+            rebuilt = build(versions, name, number, scratch)
+        if to is not None:
+            rebuilt.folder.replace(to)
     if as_json:
         value = rebuilt.to_json() | {"folder": str(to) if to else None}
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -65,6 +59,23 @@ def rebuild(model: Model, to: To = None, url: Url = None, api_key: ApiKey = None
             console.print(Text(f"It is in {to}."))
     if failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def scratch_beside(to: Path | None) -> Iterator[Path]:
+    """A folder to build in: beside the one that is kept, so that what was built moves there in one step."""
+    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise BadInput(f"--to {to} is not empty. Give a new folder: nothing is overwritten.", field="to")
+    try:
+        if to is not None:
+            to.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".shoal-rebuild-", dir=to and to.absolute().parent) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        where = to or tempfile.gettempdir()
+        raise BadInput(
+            f"{where} cannot be written: {error.strerror or error}. Another folder: --to.", field="to"
+        ) from error
 
 
 def resolved(versions: VersionsApi, model: str) -> tuple[str, int]:

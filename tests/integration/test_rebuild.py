@@ -170,8 +170,10 @@ def test_lost_bytes_come_back_and_an_experts_are_one_clear_line(
     assert rebuild(version.engine_name)[0] == 0
 
 
-def test_what_is_not_there_is_one_line(rebuild: Rebuild) -> None:
-    """An unknown adapter or version, a name that is none, nobody who answers."""
+def test_what_is_not_there_is_one_line(rebuild: Rebuild, tmp_path: Path) -> None:
+    """An unknown adapter or version, a name that is none, nobody who answers, a folder that cannot be one."""
+    (tmp_path / "file").touch()
+    assert "cannot be written: " in rebuild("bot@1", "--to", str(tmp_path / "file" / "kept"))[1]
     assert rebuild("nobody@1") == (1, "There is no adapter 'nobody'. `shoal adapters` lists those there are.\n")
     assert rebuild("bot@99") == (1, "There is no version bot@99. `shoal versions bot` lists those there are.\n")
     assert rebuild("bot@latest")[1].startswith("'latest' is not a version")
