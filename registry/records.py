@@ -390,9 +390,11 @@ class Run(Record):
 class Replica(Record):
     """A service process that is alive: what it holds and what it could not load. Its record expires by itself.
 
-    ``heard``: the number of the wish that each refusal answers (``Replicas.ask``).
+    ``heard``: the number of the wish that each refusal answers (``Replicas.ask``). A field that is not known here comes
+    from a newer replica beside this one, in the middle of an upgrade, and says nothing that this one needs.
     """
 
+    model_config = ConfigDict(frozen=True, extra="ignore")
     id: str
     at: datetime
     url: str = ""

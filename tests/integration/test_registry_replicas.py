@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from registry.connection import RegistryRedis
 from registry.errors import NotReady, VersionUnknown
+from registry.keys import Keys
 from registry.records import Replica, now
 from registry.registry import Registry
 from tests.peft_folders import write_adapter
@@ -35,6 +38,21 @@ def test_a_replica_lives_while_it_beats(registry: Registry) -> None:
     assert [replica.id for replica in registry.replicas.live()] == ["a", "b"]
     time.sleep(0.25)
     assert [replica.holds for replica in registry.replicas.live()] == [("bot@1",)]
+
+
+def test_a_newer_replicas_heartbeat_is_read(registry: Registry, redis_client: RegistryRedis, keys: Keys) -> None:
+    """During an upgrade one replica may say more than another knows of: both count, and what is known is read."""
+    registry.replicas.beat(alive("a", "bot@1"))
+    registry.replicas.beat(alive("b", "bot@1"))
+    records = keys.records("replicas")
+    known = json.loads(redis_client.hget(records, "b") or "")
+    redis_client.hset(records, "b", json.dumps(known | {"zone": "west"}))
+
+    assert [(replica.id, replica.holds) for replica in registry.replicas.live()] == [
+        ("a", ("bot@1",)),
+        ("b", ("bot@1",)),
+    ]
+    assert registry.replicas.readiness("bot", 1).ready == ["a", "b"]
 
 
 def test_a_wish_ends(registry: Registry) -> None:
