@@ -104,7 +104,12 @@ def _orphans(up: Up) -> list[int]:
     """Engine processes of this Shoal that are not below the service that runs now."""
     held = {child.pid for child in psutil.Process(up.processes["service"]).children(recursive=True)}
     mark = json.loads((up.settings.home / "up.json").read_text())["id"]
-    return [pid for pid in leftovers.marked(mark) if pid not in held and _title(pid).startswith(ENGINE)]
+    engines = {pid for pid in leftovers.marked(mark) if _title(pid).startswith(ENGINE)}
+    if not engines & held:
+        raise SystemExit(
+            "The engine that answers was not found, so none that is left over would be. Nothing is measured."
+        )
+    return sorted(engines - held)
 
 
 def _title(pid: int) -> str:

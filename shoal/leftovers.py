@@ -2,7 +2,9 @@
 
 The kernel ends the processes that `shoal up` started when it is killed (``shoal.launch``), but not *their* children.
 So every process of one ``up`` carries a mark in its environment, which children inherit, and HOME/up.json names the
-mark and the processes with the time each was started: a process id alone may be somebody else's by now. Linux only.
+mark and the processes with the time each was started: a process id alone may be somebody else's by now. A process that
+writes its title over its environment loses the mark, so children of marked processes and the members of their sessions
+count as well. Linux only.
 """
 
 from __future__ import annotations
@@ -22,23 +24,41 @@ GRACE_SECONDS = 3.0
 
 def started_at(pid: int) -> str | None:
     """When a process was started, in the kernel's ticks; None if there is none. With the pid it names one process."""
-    try:
-        # Field 22 of /proc/PID/stat (man 5 proc); the second, the name, may hold spaces and brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
+    fields = _stat(pid)
+    return None if fields is None or fields[0] == "Z" else fields[19]
 
 
 def marked(mark: str) -> list[int]:
-    """The processes of this user whose environment has ``SHOAL_UP_ID=mark...``, but for this one."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+    """The processes of this user whose environment has ``SHOAL_UP_ID=mark...``, and whatever is below them or in a session
+    with one of them; never this one, nor its own session."""
+    wanted, found = f"{MARK}={mark}".encode(), set[int]()
+    parent, session = dict[int, int](), dict[int, int]()
     for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        fields = _stat(pid)
+        if fields is None or fields[0] == "Z":
+            continue
+        parent[pid], session[pid] = int(fields[1]), int(fields[3])
         with contextlib.suppress(OSError):
             environ = (folder / "environ").read_bytes()
             if environ.startswith(wanted) or b"\0" + wanted in environ:
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+                found.add(pid)
+    kept, common = {os.getpid()}, {os.getsid(0), 0}  # 0: the session of whoever is outside our pid namespace
+    found -= kept
+    while True:
+        sessions = {session[pid] for pid in found} - common
+        more = {pid for pid in parent if parent[pid] in found or session[pid] in sessions} - found - kept
+        if not more:
+            return sorted(found)
+        found |= more
+
+
+def _stat(pid: int) -> list[str] | None:
+    """/proc/PID/stat from its third field, the state, on (man 5 proc): the second, the name, may hold spaces and brackets."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
 
 
 def sweep(mark: str) -> int:

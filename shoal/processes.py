@@ -72,6 +72,9 @@ def environment(settings: UpSettings, *, base: str, redis_url: str) -> dict[str,
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
+        # Titles of processes (vLLM's engine, Celery) are written over the environment that the kernel shows, and MARK with
+        # it; setproctitle keeps to the arguments' place when this is set.
+        "SPT_NOENV": "1",
     }
     # Three processes import vLLM: without bytecode on disk each start costs them half a minute more.
     given.pop("PYTHONDONTWRITEBYTECODE", None)

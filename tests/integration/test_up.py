@@ -61,6 +61,20 @@ child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.sig
 print("child", child.pid, flush=True)
 time.sleep(600)
 """
+# Has a child that gives itself a title, as vLLM's engine does.
+TITLE = """
+import os, setproctitle, time
+setproctitle.setproctitle("title")
+print("titled", os.getpid(), flush=True)
+time.sleep(600)
+"""
+TITLED = """
+import os, subprocess, sys, time
+if sys.argv[1]:
+    del os.environ["SPT_NOENV"]
+subprocess.Popen([sys.executable, "-c", sys.argv[2]])
+time.sleep(600)
+"""
 Table = Callable[[UpSettings], list[ProcessSpec]]
 Start = Callable[..., Up]
 
@@ -370,6 +384,24 @@ def test_nothing_outlives_a_kill_and_the_next_start(
         assert not any(alive(pid) for pid in strays)
         assert up.wait_ready(20)
     assert "an earlier `shoal up`" in (home / "logs" / "shoal.log").read_text()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_process_that_writes_its_title_over_its_environment_is_found(start: Start, home: Path, *, kept: bool) -> None:
+    """vLLM's engine does; the environment is kept from it, and where it is not, who its parent is tells."""
+    with start(table(ProcessSpec("score", python(TITLED, "" if kept else "-u", TITLE)))) as up:
+        (child,) = eventually(lambda: titled(home))
+        mark = json.loads((home / "up.json").read_text())["id"]
+        assert (f"{MARK}={mark}:score:".encode() in Path(f"/proc/{child}/environ").read_bytes()) == kept
+        assert {child, up.processes["score"]} <= set(leftovers.marked(mark))
+        up.kill("score", signal.SIGKILL)
+        eventually(lambda: not alive(child))
+
+
+def titled(home: Path) -> list[int]:
+    """The children that say in the log that they have their title."""
+    log = home / "logs" / "score.log"
+    return [int(line.split()[-1]) for line in log.read_text().splitlines() if "titled" in line] if log.exists() else []
 
 
 def test_somebody_elses_process_is_left_alone(home: Path) -> None:
