@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # never turns back: a string without an end is read once
 _LONGEST_NUMBER = 40  # digits; Python would take thousands
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -56,8 +56,8 @@ def read_json(raw: bytes, *, deepest: int = 16, most_values: int = 100_000) -> A
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     held = dict(pairs)
     if len(held) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise StrictJsonError("duplicate_key", f"it has {twice[:80]!r} twice")
     return held
 

@@ -94,10 +94,10 @@ def _entries(path: Path, size: int) -> tuple[int, dict[str, Any]]:
     """Where the tensors begin, and the header's entries."""
     with path.open("rb") as file:
         head = file.read(8)
-        if foreign := _FOREIGN.get(head[:2]):
-            raise HeaderWrong("it is another kind of file under this name", foreign)
         length = int.from_bytes(head, "little")
-        if length > MAX_HEADER:
+        if length > MAX_HEADER:  # only then: 640 is a length that begins as a pickle does
+            if foreign := _FOREIGN.get(head[:2]):
+                raise HeaderWrong("it is another kind of file under this name", foreign)
             raise HeaderWrong(f"its header claims {length} bytes", "header_too_big")
         if size < 8 or length > size - 8 or length < 2:
             raise HeaderWrong(f"its header claims {length} bytes, the file has {size}", "truncated")

@@ -302,7 +302,7 @@ HEADERS = {
     "wrong_size backwards": header({"a": entry(4, 0, [1])}, b"\0" * 4),
     "wrong_size overflow": header({"a": entry(0, 4, [1 << 62, 4])}, b"\0" * 4),
     "safetensors_is_zip": b"PK\3\4" + b"\0" * 60,
-    "safetensors_is_pickle": b"\x80\4." + b"\0" * 60,
+    "safetensors_is_pickle": b"\x80\4\x95" + b"\1" * 60,
 }
 
 
