@@ -20,6 +20,7 @@
     |   `-- RegistryWentBack         an older Redis, or an empty one where adapters are known
     |-- BadInput                   422   the message names the field and the remedy
     |   |-- AdapterRefused               the weights may not be registered, with the reason
+    |   |-- SourceRefused                an address that nothing is imported from
     |   |-- FeedbackConflict             409: the id is taken by other content
     |   `-- TooLittleFeedback
     |-- Unauthorized               401   no key, or not a valid one
@@ -28,6 +29,7 @@
     |-- TooMany                    429   more requests than the key may send
     |-- ArtifactMissing            500   bytes that a record names are gone or do not match their digest
     |-- ArtifactsDown              503   the place for weights cannot be reached, or refuses us
+    |-- SourceDown                 503   where an import comes from cannot be reached
     |-- RegistryDown               503   Redis cannot be reached
     |-- RecordNewer                503   written by a newer Shoal than this process
     `-- FeedbackNotKept            503   Redis is away, and the disk takes no spooled feedback
@@ -226,6 +228,13 @@ class AdapterRefused(BadInput):
         self.reason = reason
 
 
+class SourceRefused(BadInput):
+    code = "source_refused"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, field="source")
+
+
 class FeedbackConflict(BadInput):
     status = 409
     code = "feedback_conflict"
@@ -294,6 +303,16 @@ class ArtifactsDown(ShoalError):
         super().__init__(
             f"The place for weights, {url}, does not answer as it should: {why}. Check it, SHOAL_ARTIFACTS_URL and its "
             "credentials; then try again."
+        )
+
+
+class SourceDown(ShoalError):
+    status = 503
+    code = "source_down"
+
+    def __init__(self, source: str, why: str) -> None:
+        super().__init__(
+            f"{source} cannot be read now: {why.rstrip('.')}. Nothing was registered: try again.", source=source
         )
 
 

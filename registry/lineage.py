@@ -76,6 +76,7 @@ def _facts(version: Version) -> dict[str, Any]:
         "created_at": version.created_at.isoformat(),
         "created_by": version.created_by,
         "note": version.note,
+        "source": version.source,
         "retired": version.retired,
     }
     if made is None:

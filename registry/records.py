@@ -110,7 +110,7 @@ class Lineage(Record):
 
 
 class Version(Record):
-    """An immutable integer under an adapter, with the digest of its weights."""
+    """An immutable integer under an adapter, with the digest of its weights. ``source``: the address it came from."""
 
     adapter: AdapterName
     version: int = Field(ge=1)
@@ -122,6 +122,7 @@ class Version(Record):
     created_at: datetime
     created_by: str
     note: str = ""
+    source: str = ""
     lineage: Lineage | None = None
     retired: bool = False
     schema_number: int = 1

@@ -184,6 +184,7 @@ class Registry(Moves):
         note: str = "",
         origin: Literal["import", "run"] = "import",
         lineage: Lineage | None = None,
+        source: str = "",
     ) -> tuple[Version, bool]:
         """Adds the PEFT folder as the next version: inspect, store, record. The adapter is created when it is missing.
 
@@ -200,6 +201,7 @@ class Registry(Moves):
             note=note,
             origin=origin,
             lineage=lineage,
+            source=source,
             rank=facts.rank,
             size=artifact.size,
         )
@@ -224,6 +226,7 @@ class Registry(Moves):
         note: str = "",
         origin: Literal["import", "run"] = "import",
         lineage: Lineage | None = None,
+        source: str = "",
         rank: int,
         size: int,
     ) -> tuple[Version, bool]:
@@ -248,6 +251,7 @@ class Registry(Moves):
                 created_by=by,
                 note=note,
                 lineage=lineage,
+                source=source,
             )
             registered = Event(
                 kind="registered",
@@ -257,7 +261,7 @@ class Registry(Moves):
                 reason=note,
                 version=version.version,
                 revision=seen.rollout.revision,
-                details={"digest": digest, "label": label, "origin": origin},
+                details={"digest": digest, "label": label, "origin": origin} | ({"source": source} if source else {}),
             )
             if added := self.store.add_version(version, registered):
                 return added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -39,6 +40,10 @@ class RegistrySettings(BaseSettings):
         default=16, description="The highest rank of an adapter. Every request pays for it, so keep it low."
     )
     max_upload_mb: int = Field(default=512, ge=1, description="The largest adapter, in megabytes, unpacked.")
+    import_from: str = Field(
+        default="hf://",
+        description="What an address to import from must begin with: URLs, separated by commas; 'off': no such imports.",
+    )
     interactions_days: int = Field(default=30, ge=1, le=3650, description="How long recorded prompts are kept.")
     record_interactions: Literal["all", "off"] = Field(
         default="all", description="Whether prompts and answers are recorded, so that feedback may name a request id."
@@ -58,6 +63,17 @@ class RegistrySettings(BaseSettings):
             raise ValueError(f"must be one of {', '.join(map(str, ENGINE_RANKS))}")
         return value
 
+    @field_validator("import_from")
+    @classmethod
+    def _prefixes(cls, value: str) -> str:
+        if not all(re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#%\\]*", each) for each in _listed(value)):
+            raise ValueError("must be URLs such as hf://my-org/ or s3://bucket/prefix/, separated by commas, or 'off'")
+        return value
+
+    @property
+    def import_prefixes(self) -> tuple[str, ...]:
+        return _listed(self.import_from)
+
     @property
     def max_bytes(self) -> int:
         return self.max_upload_mb * 1_000_000
@@ -76,6 +92,10 @@ class RegistrySettings(BaseSettings):
             return cls(**given)
         except ValidationError as wrong:
             raise BadInput(explain(wrong)) from wrong
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    return () if value == "off" else tuple(each.strip() for each in value.split(",") if each.strip())
 
 
 def explain(wrong: ValidationError, prefix: str = "SHOAL_") -> str:

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from registry.errors import RecordNewer, RegistryDown, RegistryWentBack
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from service.api import adapters, artifacts, feedback, figures, keys, pins, policy, runs, status
+from service.api import adapters, artifacts, feedback, figures, imports, keys, pins, policy, runs, status
 from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
@@ -154,7 +154,7 @@ def make_app() -> FastAPI:
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
     app.state.drain, app.state.gatekeeper = Drain(), Gatekeeper()
     add_error_handlers(app)
-    for noun in (adapters, artifacts, pins, policy, feedback, figures, runs, keys, status):
+    for noun in (adapters, artifacts, imports, pins, policy, feedback, figures, runs, keys, status):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)

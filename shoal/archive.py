@@ -83,6 +83,27 @@ def unpack(archive: BinaryIO, folder: str | Path) -> Path:
     return target
 
 
+def keep(archive: BinaryIO, file: str | Path) -> Path:
+    """Write a tar as it is to ``file``, which must be new: all of it or nothing. Returns the file."""
+    target = Path(file).expanduser().absolute()
+    try:
+        if target.exists():
+            raise LocalProblem(f"{target} exists. Give a new name: nothing is overwritten.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+            arriving = Path(scratch) / target.name
+            with arriving.open("wb") as written:
+                shutil.copyfileobj(archive, written)
+            with tarfile.open(arriving) as tar:
+                tar.getmembers()  # read to its end: half an archive is told now, not when it is needed
+            arriving.replace(target)
+    except tarfile.TarError as error:
+        raise LocalProblem(f"The archive cannot be read: {error}.") from error
+    except OSError as error:
+        raise LocalProblem(f"{target} cannot be written: {error.strerror or error}.") from error
+    return target
+
+
 def _extract(archive: BinaryIO, scratch: Path) -> None:
     with tarfile.open(fileobj=archive, mode="r:*") as tar:
         for member in tar:

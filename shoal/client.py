@@ -24,7 +24,7 @@ from urllib.parse import quote
 import httpx
 
 from registry.records import GOING
-from shoal.archive import SPOOL_BYTES, opened, unpack
+from shoal.archive import SPOOL_BYTES, keep, opened, unpack
 from shoal.errors import ApiError, LocalProblem, NotShoal, Unreachable
 from shoal.server_events import server_events
 
@@ -91,7 +91,11 @@ class Client:
         """Register a PEFT folder, or an archive of one: ``{"version": Version, "new": bool}``.
 
         An adapter of that name is created if there is none. The same weights again answer the version there is.
+        A ``source`` with ``://`` (``hf://org/name``, ``s3://bucket/folder``) is fetched by the service, not from here.
         """
+        if "://" in str(source):
+            asked = {"source": str(source), "label": label, "note": note}
+            return self._call("POST", _path(name, "versions", "import"), json=asked, timeout=MOVE_SECONDS)
         with opened(source) as (file_name, archive):
             self.create_adapter(name)
             return self._call(
@@ -102,8 +106,8 @@ class Client:
                 timeout=MOVE_SECONDS,
             )
 
-    def export(self, name: str, version: int, folder: str | Path) -> Path:
-        """Write a version as a PEFT folder, which must be new or empty."""
+    def export(self, name: str, version: int, to: str | Path) -> Path:
+        """Write a version as a PEFT folder, which must be new or empty, or as an archive, if ``to`` ends with ``.tar``."""
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
             with self._answering(), self._http.stream("GET", _path(name, "versions", version, "artifact")) as answer:
                 if answer.status_code != httpx.codes.OK:
@@ -112,7 +116,7 @@ class Client:
                 for chunk in answer.iter_bytes():
                     spool.write(chunk)
             spool.seek(0)
-            return unpack(cast("BinaryIO", spool), folder)
+            return (keep if str(to).endswith(".tar") else unpack)(cast("BinaryIO", spool), to)
 
     def lineage(self, name: str, version: int | None = None) -> dict[str, Any]:
         """What a version (default: the champion) is made of, down to the imported experts."""

@@ -20,7 +20,7 @@ from registry.archives import unpack
 from registry.errors import BadInput, RolloutMoved, TooLarge
 from registry.history import moment
 from registry.inspection import SIDECAR
-from registry.records import Rollout
+from registry.records import Rollout, Version
 from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, Who, adapter_name
 
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
@@ -88,9 +88,14 @@ async def add_version(
             return parts.registry.register(name, folder, by=caller, label=label, note=note)
 
         version, new = await asyncio.to_thread(register)
+    return await registered(parts, name, version, new, by=caller)
+
+
+async def registered(parts: Parts, name: str, version: Version, new: bool, *, by: str) -> JSONResponse:
+    """What whoever adds a version is answered; the adapter's first one becomes its champion."""
     if (await asyncio.to_thread(parts.registry.rollout, name)).champion is None:
         with suppress(RolloutMoved):  # another upload was first
-            await _promote_first(parts, name, version.version, by=caller)
+            await _promote_first(parts, name, version.version, by=by)
     content = {"version": version.model_dump(mode="json"), "new": new}
     return JSONResponse(content, status_code=201 if new else 200)
 

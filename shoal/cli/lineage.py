@@ -66,6 +66,7 @@ def _line(node: dict[str, Any]) -> Text:
     name = f"{node['adapter']}@{node['version']}" if node.get("adapter") else str(node.get("name", ""))
     label = str(node.get("name") or "")
     told = [label if label != name else "", str(node.get("origin") or ""), str(node.get("digest") or "")[:19]]
+    told += [str(node["source"])] if node.get("source") else []
     told += [str(node["note"])] if node.get("origin") == "import" and node.get("note") else []
     told += ["retired"] if node.get("retired") else []
     told += ["drawn above"] if node.get("repeated") else []

@@ -1,4 +1,4 @@
-"""``shoal import`` and ``shoal export``: PEFT folders in and out."""
+"""``shoal import`` and ``shoal export``: PEFT folders, archives and addresses in, folders and archives out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import typer
 
 from shoal.cli import output
 from shoal.cli.options import ApiKey, Json, Name, Url, connect, named, resolved
+from shoal.errors import LocalProblem
 
 
 def import_(
     name: Name,
     source: Annotated[
-        Path, typer.Argument(metavar="DIR|ARCHIVE", help="A PEFT LoRA folder, or a zip, tar or tar.gz of one.")
+        str,
+        typer.Argument(
+            metavar="DIR|ARCHIVE|ADDRESS",
+            help="A PEFT LoRA folder, a zip, tar or tar.gz of one, or an address that the service fetches: "
+            "hf://org/name[@revision], s3://bucket/folder.",
+        ),
     ],
     label: Annotated[str, typer.Option(help="A short name, which formulas print.", show_default=False)] = "",
     note: Annotated[str, typer.Option(help="Any words.", show_default=False)] = "",
@@ -45,13 +51,18 @@ def import_(
 
 def export(
     model: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Without a version: the champion.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    to: Annotated[
+        Path | None, typer.Argument(metavar="DIR|FILE.tar", help="A new or empty folder, or a new .tar.")
+    ] = None,
+    also_to: Annotated[Path | None, typer.Option("--to", metavar="DIR|FILE.tar", help="The same, by name.")] = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Write a version as a PEFT folder, which peft and vLLM load."""
+    """Write a version as a PEFT folder, which peft and vLLM load, or as a .tar of one, which can be imported again."""
+    if (to is None) == (also_to is None):
+        raise LocalProblem(f"Say once where to write it: shoal export {model} DIR, or --to FILE.tar.")
     name, version = named(model)
     with connect(url, api_key) as client:
         number = resolved(client, name, version)
-        written = client.export(name, number, folder)
+        written = client.export(name, number, to or also_to or "")
     output.say((f"{name}@{number}", "bold green"), f" is in {written}")
