@@ -11,6 +11,7 @@ import httpx
 
 from registry.settings import RegistrySettings
 from service.app import Service, make_app
+from service.gate import Gate
 from service.settings import ServiceSettings
 
 
@@ -22,8 +23,10 @@ async def serving(registry: RegistrySettings, home: Path) -> AsyncIterator[httpx
     app = make_app()
     app.state.parts, app.state.gateway = service.parts, service.gateway
     await service.start()
+    service.open(app.state.gatekeeper)
+    served = httpx.ASGITransport(Gate(app, app.state.gatekeeper))
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shoal") as client:
+        async with httpx.AsyncClient(transport=served, base_url="http://127.0.0.1") as client:
             yield client
     finally:
         await service.stop()
