@@ -110,9 +110,9 @@ class Registry(Moves):
 
     # Reading -----------------------------------------------------------------------------------------------------
 
-    def adapters(self) -> list[Adapter]:
-        """Every adapter, by name."""
-        return self.store.adapters()
+    def adapters(self, limit: int | None = None, after: str = "") -> list[Adapter]:
+        """By name: every adapter, or up to ``limit`` behind the name ``after``."""
+        return self.store.adapters(limit, after)
 
     def adapter(self, name: str) -> Adapter:
         return self.store.adapter(name)
@@ -120,9 +120,13 @@ class Registry(Moves):
     def version(self, adapter: str, version: int) -> Version:
         return self.store.version(adapter, version)
 
-    def versions(self, adapter: str) -> list[Version]:
-        """Newest first."""
-        return self.store.versions(adapter)
+    def versions(self, adapter: str, limit: int | None = None, before: int | None = None) -> list[Version]:
+        """Newest first: every version, or up to ``limit`` below the number ``before``."""
+        return self.store.versions(adapter, limit, before)
+
+    def newest(self, limit: int) -> dict[str, list[int]]:
+        """The numbers of every adapter's newest ``limit`` versions, without those that are retired."""
+        return self.store.newest(limit)
 
     def rollout(self, adapter: str) -> Rollout:
         return self.store.rollout(adapter).rollout

@@ -46,8 +46,8 @@ class Store(Protocol):
     def create(self, rollout: Rollout, event: Event) -> bool:
         """Adds an adapter with its first rollout. False, and no event: it exists already."""
 
-    def adapters(self) -> list[Adapter]:
-        """Every adapter, by name."""
+    def adapters(self, limit: int | None = None, after: str = "") -> list[Adapter]:
+        """Up to ``limit`` adapters (None: all), by name, behind the name ``after``."""
 
     def adapter(self, name: str) -> Adapter:
         """One adapter, or ``AdapterUnknown``."""
@@ -68,8 +68,15 @@ class Store(Protocol):
     def version_of(self, adapter: str, digest: str) -> Version | None:
         """The version with these bytes, if there is one. ``AdapterUnknown``."""
 
-    def versions(self, adapter: str) -> list[Version]:
-        """Every version, newest first. ``AdapterUnknown``."""
+    def versions(self, adapter: str, limit: int | None = None, before: int | None = None) -> list[Version]:
+        """Up to ``limit`` versions (None: all), newest first, below the number ``before``. ``AdapterUnknown``.
+
+        What a page costs depends on the page, not on how many versions there are."""
+
+    def newest(self, limit: int) -> dict[str, list[int]]:
+        """Of every adapter the numbers of its newest ``limit`` versions, newest first, without those that are retired.
+
+        One round trip for the adapters and one for every thousand of them; a second where versions were lost."""
 
     def rollout(self, adapter: str, operation_id: str = "") -> Seen:
         """The rollout and the policy as they are, and what ``operation_id`` was answered, if it was. ``AdapterUnknown``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from service.routing import parse
 from service.shadow import Shadow
 
 BASE = "base"
+LISTED = 100  # the newest versions of an adapter that the list of models names; older ones answer all the same
 
 
 class ShoalGateway:
@@ -58,21 +60,41 @@ class ShoalGateway:
         return Admission(Route(held.name, held.name), held.lease)
 
     async def models(self, request: Request) -> list[dict[str, Any]]:
-        """The base, every adapter, and every version that is on the way of a rollout; then every other version."""
+        """The base, every adapter, every version that is on the way of a rollout, and the newest ones."""
         caller = _caller(request)
         known = [self._model(name, None) for name in self._base_names]
+        newest: dict[str, list[int]] = {}
+        with suppress(ShoalError):  # Redis is gone: what this replica serves by itself is still worth listing
+            newest = await asyncio.to_thread(self._parts.registry.newest, LISTED)
         for adapter, rollout in sorted(self._replica.rollouts.items()):
             if not caller.sees(adapter):
                 continue
             known.append(self._model(adapter, BASE))
-            numbers = set(rollout.pinned)
-            try:
-                versions = await asyncio.to_thread(self._parts.registry.versions, adapter)
-                numbers |= {version.version for version in versions if not version.retired}
-            except ShoalError:
-                pass  # Redis is gone: what this replica serves by itself is still worth listing
+            numbers = {*rollout.pinned, *newest.get(adapter, ())}
             known += [self._model(f"{adapter}@{number}", BASE) for number in sorted(numbers)]
         return known
+
+    async def model(self, request: Request, name: str) -> dict[str, Any] | None:
+        """One of the models, also a version that is too old for the list; None: there is none of that name."""
+        caller = _caller(request)
+        if name in self._base_names:
+            return self._model(name, None)
+        named = parse(name)
+        rollout = self._replica.rollout(named.adapter) if named else None
+        if named is None or rollout is None or not caller.sees(named.adapter):
+            return None
+        if named.version is None:
+            return self._model(name, BASE) if name == named.adapter else None
+        if named.version not in rollout.pinned:
+            try:
+                found = await asyncio.to_thread(self._parts.registry.version, named.adapter, named.version)
+            except NotFound:
+                return None
+            except ShoalError as error:
+                raise EngineError(error.status, error.code, error.message, "model") from error
+            if found.retired:
+                return None
+        return self._model(name, BASE)
 
     def on_answer(self, exchange: Exchange) -> None:
         """Count it by version, ask a trial in the shadow, and hand it to the recorder where prompts may be kept."""

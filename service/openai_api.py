@@ -61,6 +61,9 @@ class Gateway(Protocol):
     async def models(self, request: Request) -> list[dict[str, Any]]:
         """The models that this caller may ask for, as OpenAI's model objects."""
 
+    async def model(self, request: Request, name: str) -> dict[str, Any] | None:
+        """One of them, or one that ``models`` leaves out for its age. None: there is none."""
+
     def on_answer(self, exchange: Exchange) -> None:
         """Told after an answer was sent, or broke off. On the event loop: it must not block and should not raise."""
 
@@ -87,9 +90,8 @@ def openai_router(gateway: Gateway) -> APIRouter:
     @router.get("/v1/models/{model:path}", response_model=None)
     async def get_model(request: Request, model: str) -> Response:
         async def answer(request_id: str) -> Response:
-            for known in await gateway.models(request):
-                if known["id"] == model:
-                    return JSONResponse(known, headers=_ids(request_id))
+            if (known := await gateway.model(request, model)) is not None:
+                return JSONResponse(known, headers=_ids(request_id))
             raise EngineError(404, "model_not_found", f"The model `{model}` does not exist.", "model")
 
         return await _guarded(request, answer)

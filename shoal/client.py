@@ -29,6 +29,7 @@ from shoal.errors import ApiError, LocalProblem, NotShoal, Unreachable
 from shoal.server_events import server_events
 
 DEFAULT_URL = "http://127.0.0.1:3000"
+PAGE = 500  # rows that one question of a list asks for
 FEEDBACK_BATCH = 1000  # the most items that one POST /api/feedback takes
 MOVE_SECONDS = 300.0  # an import is probed, a promotion waits for every replica
 SILENCE_SECONDS = 60.0  # an event stream that is silent for this long is asked for again
@@ -69,9 +70,9 @@ class Client:
 
     # Adapters and versions
 
-    def adapters(self) -> list[dict[str, Any]]:
-        """Every adapter with its rollout."""
-        return self._listed("GET", "/api/adapters", "adapters")
+    def adapters(self, *, limit: int | None = None, after: str | None = None) -> list[dict[str, Any]]:
+        """Adapters with their rollouts, by name: all, or up to ``limit`` behind the name ``after``."""
+        return self._paged("/api/adapters", "adapters", "after", limit, after)
 
     def adapter(self, name: str) -> dict[str, Any]:
         return self._call("GET", _path(name))
@@ -80,9 +81,9 @@ class Client:
         """A new adapter without versions, or the one there is."""
         return self._call("POST", "/api/adapters", json={"name": name})
 
-    def versions(self, name: str) -> list[dict[str, Any]]:
-        """The versions of an adapter, newest first."""
-        return self._listed("GET", _path(name, "versions"), "versions")
+    def versions(self, name: str, *, limit: int | None = None, before: int | None = None) -> list[dict[str, Any]]:
+        """The versions of an adapter, newest first: all, or up to ``limit`` below the number ``before``."""
+        return self._paged(_path(name, "versions"), "versions", "before", limit, before)
 
     def version(self, name: str, version: int) -> dict[str, Any]:
         return self._call("GET", _path(name, "versions", version))
@@ -324,6 +325,25 @@ class Client:
         rows = self._call(method, path, **request).get(key)
         if not isinstance(rows, list):
             raise NotShoal(self.url, f"its answer to {path} has no list '{key}'")
+        return rows
+
+    def _paged(
+        self, path: str, key: str, turn: str, limit: int | None, place: Any, **params: Any
+    ) -> list[dict[str, Any]]:
+        """The rows of as many pages as ``limit`` (None: all) needs; ``turn`` is the parameter that asks for the next."""
+        rows: list[dict[str, Any]] = []
+        while limit is None or len(rows) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(rows))
+            answer = self._call("GET", path, params={"limit": size, **_given(**{turn: place}), **params})
+            found = answer.get(key)
+            if not isinstance(found, list):
+                raise NotShoal(self.url, f"its answer to {path} has no list '{key}'")
+            rows += found
+            before, place = place, answer.get("next")
+            if place is None or not found:
+                break
+            if place == before:
+                raise NotShoal(self.url, f"its pages of {path} do not end")
         return rows
 
     @contextlib.contextmanager

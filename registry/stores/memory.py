@@ -48,9 +48,9 @@ class MemoryStore:
             self._record(line, event)
             return True
 
-    def adapters(self) -> list[Adapter]:
+    def adapters(self, limit: int | None = None, after: str = "") -> list[Adapter]:
         with self._lock:
-            return [self.adapter(name) for name in sorted(self._lines)]
+            return [self.adapter(name) for name in sorted(self._lines) if name > after][:limit]
 
     def adapter(self, name: str) -> Adapter:
         with self._lock:
@@ -91,9 +91,17 @@ class MemoryStore:
             line = self._line(adapter)
             return line.versions.get(line.digests.get(digest, 0))
 
-    def versions(self, adapter: str) -> list[Version]:
+    def versions(self, adapter: str, limit: int | None = None, before: int | None = None) -> list[Version]:
         with self._lock:
-            return list(reversed(self._line(adapter).versions.values()))
+            versions = self._line(adapter).versions
+            top = len(versions) if before is None else min(before - 1, len(versions))
+            return [versions[number] for number in range(top, 0, -1)][:limit]
+
+    def newest(self, limit: int) -> dict[str, list[int]]:
+        with self._lock:
+            return {
+                name: [v.version for v in self.versions(name, limit) if not v.retired] for name in sorted(self._lines)
+            }
 
     def rollout(self, adapter: str, operation_id: str = "") -> Seen:
         with self._lock:

@@ -21,6 +21,8 @@ from registry.store import Answered, Seen
 from registry.stores.memory import moved
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PAGE = 1000  # records that are read in one round trip
+_ADAPTER = ("adapter->created_at", "adapter->created_by", "adapter->versions", "rollout->record")
 OPERATION_SECONDS = 30 * 24 * 3600  # how long an operation id is answered as the first time
 
 
@@ -57,14 +59,26 @@ class RedisStore:
             )
         )
 
-    def adapters(self) -> list[Adapter]:
-        rows = self._each("adapter->created_at", "adapter->created_by", "adapter->versions", "rollout->record")
-        return [
-            Adapter(
-                name=name, created_at=at, created_by=by, versions=count, rollout=Rollout.model_validate_json(rollout)
-            )
-            for name, at, by, count, rollout in rows
-        ]
+    def adapters(self, limit: int | None = None, after: str = "") -> list[Adapter]:
+        if limit is None and not after:
+            return [_adapter(*row) for row in self._each(*_ADAPTER)]
+        known: Any = self._redis.smembers(self._keys.adapters)
+        names = sorted(name for name in known if name > after)
+        found: list[Adapter] = []
+        while names and (limit is None or len(found) < limit):
+            size = _PAGE if limit is None else limit - len(found)
+            found += self._named_adapters(names[:size])
+            names = names[size:]
+        return found
+
+    def _named_adapters(self, names: list[str]) -> list[Adapter]:
+        with self._redis.pipeline() as pipe:
+            for name in names:
+                pipe.hmget(self._keys.adapter(name), "created_at", "created_by", "versions")
+                pipe.hget(self._keys.rollout(name), "record")
+            answers = pipe.execute()
+        rows = [(name, *held, record) for name, held, record in zip(names, answers[::2], answers[1::2], strict=True)]
+        return [_adapter(*row) for row in rows if None not in row]
 
     def adapter(self, name: str) -> Adapter:
         with self._redis.pipeline() as pipe:
@@ -124,17 +138,43 @@ class RedisStore:
             raise AdapterUnknown(adapter)
         return None if number is None else self.version(adapter, int(number))
 
-    def versions(self, adapter: str) -> list[Version]:
-        with self._redis.pipeline() as pipe:
-            pipe.exists(self._keys.adapter(adapter))
-            pipe.hvals(self._keys.versions(adapter))
-            pipe.smembers(self._keys.retired(adapter))
-            exists, records, retired = pipe.execute()
-        if not exists:
+    def versions(self, adapter: str, limit: int | None = None, before: int | None = None) -> list[Version]:
+        count = self._redis.hget(self._keys.adapter(adapter), "versions")
+        if count is None:
             raise AdapterUnknown(adapter)
-        found = (Version.model_validate_json(record) for record in records)
-        marked = [v.model_copy(update={"retired": True}) if str(v.version) in retired else v for v in found]
-        return sorted(marked, key=lambda version: -version.version)
+        top = int(count) if before is None else min(int(count), before - 1)
+        found: list[Version] = []
+        # Numbers are dense, but for those that an accepted, older Redis lost: they are skipped.
+        while top > 0 and (limit is None or len(found) < limit):
+            size = min(top, _PAGE, _PAGE if limit is None else limit - len(found))
+            found += self._numbered_versions(adapter, range(top, top - size, -1))
+            top -= size
+        return found
+
+    def _numbered_versions(self, adapter: str, numbers: range) -> list[Version]:
+        names = [str(number) for number in numbers]
+        with self._redis.pipeline() as pipe:
+            pipe.hmget(self._keys.versions(adapter), names)
+            pipe.smismember(self._keys.retired(adapter), names)
+            records, retired = pipe.execute()
+        return [_version(record, bool(gone)) for record, gone in zip(records, retired, strict=True) if record]
+
+    def newest(self, limit: int) -> dict[str, list[int]]:
+        counts = [(name, int(count)) for name, count in self._each("adapter->versions")]
+        found: dict[str, list[int]] = {}
+        for start in range(0, len(counts), _PAGE):
+            part = counts[start : start + _PAGE]
+            with self._redis.pipeline() as pipe:
+                for name, count in part:
+                    pipe.hlen(self._keys.versions(name))
+                    pipe.smismember(self._keys.retired(name), [str(count - place) for place in range(limit)])
+                answers = pipe.execute()
+            for (name, count), held, retired in zip(part, answers[::2], answers[1::2], strict=True):
+                if held < count:  # an accepted, older Redis lost some: only a look at the records tells which
+                    found[name] = [version.version for version in self.versions(name, limit) if not version.retired]
+                else:
+                    found[name] = [count - place for place, gone in enumerate(retired) if not gone and count > place]
+        return found
 
     def rollout(self, adapter: str, operation_id: str = "") -> Seen:
         with self._redis.pipeline() as pipe:
@@ -242,6 +282,12 @@ class RedisStore:
         patterns = [self._keys.of("*", field) for field in fields]
         rows: Any = self._redis.sort(self._keys.adapters, alpha=True, get=["#", *patterns], groups=True)
         return [list(row) for row in rows if None not in row]
+
+
+def _adapter(name: str, at: Any, by: str, versions: Any, rollout: str) -> Adapter:
+    return Adapter(
+        name=name, created_at=at, created_by=by, versions=versions, rollout=Rollout.model_validate_json(rollout)
+    )
 
 
 def _numbered(place: str, fields: dict[str, str]) -> Event:

@@ -17,11 +17,12 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse
 
 from registry.archives import unpack
-from registry.errors import BadInput, RolloutMoved, TooLarge
+from registry.errors import AdapterUnknown, BadInput, RolloutMoved, TooLarge
 from registry.history import moment
 from registry.inspection import SIDECAR
-from registry.records import Rollout, Version
-from service.api.parts import Body, Caller, MoveBody, Parts, PartsOf, Who, adapter_name
+from registry.records import Adapter, Rollout, Version
+from service import auth
+from service.api.parts import Before, Body, Caller, Limit, MoveBody, Parts, PartsOf, Who, adapter_name, page
 
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
 Name = Annotated[str, Depends(adapter_name)]
@@ -49,8 +50,12 @@ class Canary(MoveBody):
 
 
 @router.get("")
-def list_adapters(parts: PartsOf, who: Who) -> Any:
-    return {"adapters": [adapter for adapter in parts.registry.adapters() if who.sees(adapter.name)]}
+def list_adapters(
+    parts: PartsOf, who: Who, limit: Limit = 100, after: Annotated[str, Query(max_length=64)] = ""
+) -> Any:
+    """A page, by name; ``next`` is the ``after`` of the page behind it."""
+    found, more = page(_adapters(parts, who, limit + 1, after), limit)
+    return {"adapters": found, "next": found[-1].name if more else None}
 
 
 @router.post("")
@@ -65,8 +70,10 @@ def get_adapter(name: Name, parts: PartsOf, _: Caller) -> Any:
 
 
 @router.get("/{name}/versions")
-def list_versions(name: Name, parts: PartsOf, _: Caller) -> Any:
-    return {"versions": parts.registry.versions(name)}
+def list_versions(name: Name, parts: PartsOf, _: Caller, limit: Limit = 100, before: Before = None) -> Any:
+    """A page, newest first; ``next`` is the ``before`` of the page behind it."""
+    found, more = page(parts.registry.versions(name, limit + 1, before), limit)
+    return {"versions": found, "next": found[-1].version if more else None}
 
 
 @router.post("/{name}/versions")
@@ -136,8 +143,8 @@ def get_history(
     name: Name,
     parts: PartsOf,
     _: Caller,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before: int | None = None,
+    limit: Limit = 100,
+    before: Before = None,
     at: str | None = None,
 ) -> Any:
     """Its events, newest first; or, with ``at``, what was live at that time."""
@@ -146,8 +153,9 @@ def get_history(
         return found.model_dump(mode="json") | {
             "since": found.since.model_dump(mode="json") | {"sentence": str(found.since)}
         }
-    events = parts.registry.history(name, limit=limit, before=before)
-    return {"events": [event.model_dump(mode="json") | {"sentence": str(event)} for event in events]}
+    events, more = page(parts.registry.history(name, limit=limit + 1, before=before), limit)
+    told = [event.model_dump(mode="json") | {"sentence": str(event)} for event in events]
+    return {"events": told, "next": events[-1].number if more else None}
 
 
 @router.post("/{name}/promote")
@@ -192,6 +200,19 @@ async def canary(name: Name, body: Canary, parts: PartsOf, caller: Caller) -> Ro
         )
     )
     return await followed(parts, name, rollout)
+
+
+def _adapters(parts: Parts, who: auth.Caller, limit: int, after: str) -> list[Adapter]:
+    """What a key that is limited to some adapters pages through is those alone."""
+    if who.adapters is None:
+        return parts.registry.adapters(limit, after)
+    found: list[Adapter] = []
+    for name in sorted(name for name in who.adapters if name > after):
+        with suppress(AdapterUnknown):
+            found.append(parts.registry.adapter(name))
+        if len(found) == limit:
+            break
+    return found
 
 
 async def _promote_first(parts: Parts, name: str, version: int, *, by: str) -> None:

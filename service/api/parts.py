@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import BadInput
@@ -20,6 +20,8 @@ from service.replica import Replica
 from service.settings import ServiceSettings
 from service.spool import Spool
 from service.tally import Tally
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,14 @@ def adapter_name(name: str) -> str:
     return name
 
 
+def page(found: list[T], limit: int) -> tuple[list[T], bool]:
+    """The page out of what was found when one more than ``limit`` was asked for, and whether more lie behind it."""
+    return found[:limit], len(found) > limit
+
+
+# Redis counts in 64 bits: what it could not is refused at the door.
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Before = Annotated[int | None, Query(ge=1, le=2**53)]
 PartsOf = Annotated[Parts, Depends(_parts)]
 Caller = Annotated[str, Depends(_caller)]  # the name that history writes down; the gate has let it in
 Who = Annotated[auth.Caller, Depends(_who)]  # for lists that are filtered, and for adapters that a body names

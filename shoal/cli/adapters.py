@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from shoal.cli import output
 from shoal.cli.options import ApiKey, Json, Name, Url, connect
 
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 
-def adapters(url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
+
+def adapters(
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only those behind this name: the next page.", show_default=False)
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
     """List the adapters: which version answers (the champion), which is on trial, and the rollout's revision."""
     with connect(url, api_key) as client:
-        listed = client.adapters()
+        listed = client.adapters(limit=limit, after=after)
     if json:
         output.print_json({"adapters": listed})
         return
@@ -28,12 +40,23 @@ def adapters(url: Url = None, api_key: ApiKey = None, json: Json = False) -> Non
     ]
     columns = ("adapter", "champion", "challenger", "versions", "revision", "moved (UTC)")
     output.table(columns, rows, "No adapter yet. Import one: shoal import NAME DIR")
+    if len(listed) == limit:
+        output.say((f"More, if any: shoal adapters --after {listed[-1]['name']}", "dim"))
 
 
-def versions(name: Name, url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
+def versions(
+    name: Name,
+    limit: Limit = 100,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Only versions below this number: the next page.", show_default=False)
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
     """List the versions of an adapter, newest first: where each stands and what it is made of."""
     with connect(url, api_key) as client:
-        listed = client.versions(name)
+        listed = client.versions(name, limit=limit, before=before)
         rollout = {} if json else client.adapter(name)["rollout"]
     if json:
         output.print_json({"versions": listed})
@@ -53,6 +76,8 @@ def versions(name: Name, url: Url = None, api_key: ApiKey = None, json: Json = F
     ]
     columns = ("version", "place", "label or formula", "origin", "rank", "size", "created (UTC)", "by")
     output.table(columns, rows, f"'{name}' has no version yet. Import one: shoal import {name} DIR")
+    if len(listed) == limit and listed[-1]["version"] > 1:
+        output.say((f"More: shoal versions {name} --before {listed[-1]['version']}", "dim"))
 
 
 def _version(number: int | None) -> str:

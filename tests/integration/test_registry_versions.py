@@ -177,6 +177,7 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "keep": lambda: registry.keep(folder),
         "version": lambda: registry.version("bot", 1),
         "versions": lambda: registry.versions("bot"),
+        "newest": lambda: registry.newest(1),
         "rollout": lambda: registry.rollout("bot"),
         "revisions": registry.revisions,
         "history": lambda: registry.history("bot"),

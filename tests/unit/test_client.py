@@ -19,7 +19,7 @@ from shoal.archive import unpack
 from shoal.client import Client
 from shoal.errors import ApiError, LocalProblem, NotShoal, Unreachable
 from tests.unit import fake_shoal
-from tests.unit.fake_shoal import FakeShoal
+from tests.unit.fake_shoal import Asked, FakeShoal
 
 
 @pytest.fixture(scope="module")
@@ -313,3 +313,20 @@ def test_odd_names_stay_in_their_place(fake: FakeShoal, client: Client) -> None:
     client.adapter("a/b?c=d#e")
     assert fake.asked[0].path == "/api/adapters/a%2Fb%3Fc%3Dd%23e"
     assert fake.asked[0].query == {}
+
+
+def test_a_list_is_asked_for_page_by_page(fake: FakeShoal, client: Client) -> None:
+    """All pages, or as few as the limit needs; a server whose pages do not end is told."""
+    rows = [{"version": number} for number in (3, 2, 1)]
+
+    def page(asked: Asked) -> dict[str, Any]:
+        below = [row for row in rows if row["version"] < int(asked.query.get("before", 4))]
+        return {"versions": below[:1], "next": below[0]["version"] if len(below) > 1 else None}
+
+    fake.answers["GET /api/adapters/bot/versions"] = page
+    assert client.versions("bot") == rows
+    assert client.versions("bot", limit=2) == rows[:2]
+    assert client.versions("bot", before=3) == rows[1:]
+    fake.answers["GET /api/adapters/bot/versions"] = {"versions": rows[:1], "next": 3}
+    with pytest.raises(NotShoal, match="do not end"):
+        client.versions("bot")

@@ -43,6 +43,9 @@ class OneAdapterGateway:
     async def models(self, request: Request) -> list[dict[str, Any]]:
         return [{"id": "bot", "object": "model", "created": 0, "owned_by": "shoal"}]
 
+    async def model(self, request: Request, name: str) -> dict[str, Any] | None:
+        return next((known for known in await self.models(request) if known["id"] == name), None)
+
     def on_answer(self, exchange: Exchange) -> None:
         self.told.append(exchange)
 
