@@ -17,11 +17,15 @@
     |   |-- VersionRetired
     |   |-- NotReady               a live replica cannot serve the version
     |   |-- RunGoing               one run an adapter at a time
-    |   `-- RegistryWentBack         an older Redis, or an empty one where adapters are known
+    |   |-- RegistryWentBack         an older Redis, or an empty one where adapters are known
+    |   |-- TargetNotEmpty           a restore would replace what is there
+    |   `-- WouldGoBack              a restore would lose what is newer than the backup
     |-- BadInput                   422   the message names the field and the remedy
     |   |-- AdapterRefused               the weights may not be registered, with the reason
     |   |-- SourceRefused                an address that nothing is imported from
     |   |-- FeedbackConflict             409: the id is taken by other content
+    |   |-- BackupRefused                no backup was written
+    |   |-- BackupDamaged                the file is no whole backup
     |   `-- TooLittleFeedback
     |-- Unauthorized               401   no key, or not a valid one
     |-- Forbidden                  403   the key may not do this
@@ -208,14 +212,51 @@ class RegistryWentBack(Conflict):
         more = f", and {len(revisions) - 3} more" if len(revisions) > 3 else ""
         super().__init__(
             f"Redis holds an older registry than was known: {told}{more}. Nothing moves, the last known rollouts are "
-            "served. Bring back a newer Redis file, or go on from the older state: `shoal accept-registry`.",
+            "served. Bring back a newer one, `shoal restore FILE`, or go on from the older state: `shoal accept-registry`.",
             adapters={a: {"expected_revision": e, "actual_revision": actual} for a, (e, actual) in revisions.items()},
+        )
+
+
+class TargetNotEmpty(Conflict):
+    code = "target_not_empty"
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(
+            f"The Redis holds records under '{namespace}' already: nothing was restored. Give an empty one in "
+            "SHOAL_REDIS_URL, or replace what is there: --into-existing.",
+            namespace=namespace,
+        )
+
+
+class WouldGoBack(Conflict):
+    """``revisions``: by adapter, the revision that is known and the backup's (None: no such adapter in it)."""
+
+    code = "would_go_back"
+
+    def __init__(self, revisions: dict[str, tuple[int, int | None]]) -> None:
+        told = ", ".join(f"'{adapter}'" for adapter in list(revisions)[:3])
+        more = f" and {len(revisions) - 3} more" if len(revisions) > 3 else ""
+        super().__init__(
+            f"The backup is older than what is known of {told}{more}: moves, versions or feedback would be lost. Nothing "
+            "was restored. Take a newer backup, or go back deliberately, with an event: --accept-older --reason WHY.",
+            adapters={a: {"known_revision": e, "backup_revision": actual} for a, (e, actual) in revisions.items()},
         )
 
 
 class BadInput(ShoalError):
     status = 422
     code = "bad_input"
+
+
+class BackupRefused(BadInput):
+    code = "backup_refused"
+
+
+class BackupDamaged(BadInput):
+    code = "backup_damaged"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"'{name}' is not restored: {why}. Nothing was changed; take another backup.")
 
 
 class AdapterRefused(BadInput):

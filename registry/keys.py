@@ -30,6 +30,8 @@ key (after the namespace)              type    holds
 ``runs``                               zset    run id -> created at, seconds
 ``{run:ID}:PART``                      any     what belongs to one run (see ``registry/runs.py``)
 ``{name}:run``                         string  the run that is going for the adapter
+``{:restore}:known``                   hash    while a restore is going on: name -> revision, events, feedback, versions
+                                               that were there before it
 =====================================  ======  ==============================================================
 
 The braces are Redis hash tags: what one Lua file touches lies in one slot. An adapter name holds neither a colon
@@ -108,6 +110,10 @@ class Keys:
     @property
     def asked(self) -> str:
         return f"{self.namespace}:{{:wanted}}:asked"
+
+    @property
+    def restoring(self) -> str:
+        return f"{self.namespace}:{{:restore}}:known"
 
     @property
     def runs(self) -> str:

@@ -22,6 +22,8 @@ KNOWN = {
     "compare": "Optimisers and baselines side by side, at one budget.",
     "analyse": "The analyses of Model Swarms' paper on your experts, each beside its null.",
     "rebuild": "Make a version again from its lineage, and say whether the bytes are the same.",
+    "backup": "Everything that Redis and the place for weights keep, in one file. Needs no service.",
+    "restore": "Records and weights as a backup has them. Needs no service.",
 }
 # Everything after the command's name is the contributed command's own to parse, --help included.
 _PASS_ON: dict[str, Any] = {
