@@ -76,7 +76,7 @@ def _header(source: BinaryIO, unpacked: Unpacked) -> tarfile.TarInfo | None:
     """The next header; None at the end, which is a block of zeros."""
     block = source.read(BLOCK)
     if len(block) < BLOCK:
-        raise _cut("it has no end") if block or unpacked.members else _wrong("it is empty")
+        raise _cut("it has no end") if unpacked.members else _wrong("it is empty, or too short")
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:

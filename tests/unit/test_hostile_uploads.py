@@ -84,6 +84,7 @@ ROWS: list[tuple[str, str, Build]] = [
     # What is no archive, or not the whole of one
     ("an empty file", "archive_invalid", lambda files: b""),
     ("a text", "archive_invalid", lambda files: b"<html>" * 500),
+    ("a few bytes", "archive_invalid", lambda files: b"<html>"),
     ("bare safetensors", "archive_invalid", lambda files: files[TENSORS]),
     ("a tar in bzip2", "archive_format", lambda files: bz2.compress(tarred(files))),
     ("a tar in xz", "archive_format", lambda files: lzma.compress(tarred(files))),
@@ -163,6 +164,7 @@ ROWS: list[tuple[str, str, Build]] = [
     ("a config with a name twice", "config_duplicate_key", twice_in_config),
     ("a config of quotes without an end", "config_invalid", raw_config(b'"' + b'\\"' * 490_000 + b"\\")),
     ("a config of many levels", "config_too_deep", raw_config(b'{"r":' + b"[" * 500 + b"]" * 500 + b"}")),
+    ("half a surrogate pair in the config", "config_text", config(note="\ud800")),
     ("a config of megabytes", "config_too_big", config(note="n" * 2_000_000)),
     ("a NaN in the config", "number_not_finite", config(lora_dropout=float("nan"))),
     ("a rank that is a text", "config_invalid", config(r="4")),
