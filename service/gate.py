@@ -79,7 +79,7 @@ class Gate:
             await refusal(scope, error)(scope, receive, send)
             return
         scope[CALLER] = caller
-        if scope["method"] in ("POST", "PUT", "PATCH"):
+        if any(name == b"transfer-encoding" for name, _ in scope["headers"]):  # else the server holds it to its length
             counted = _Counted(scope, receive, send, most)
             await self._app(scope, counted.receive, counted.send)
         else:
