@@ -20,11 +20,12 @@ from registry.errors import BadInput, KeyUnknown
 from registry.keys import Keys
 from registry.lua import script
 from registry.records import ADAPTER_NAME, AdapterName, Record, now
-from registry.text import plain
 
 Scope = Literal["infer", "feedback", "operate", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 TOKEN = re.compile(r"shoal_(?P<id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
+_KEY_NAME = re.compile(r"[A-Za-z0-9._@+-]{1,64}")  # no blank: history says "ann via ops" of a caller and its key
+_RESERVED = ("admin", "operator")
 _RECORDS, _REVISION, _HISTORY = "records", "revision", "history"
 
 
@@ -68,8 +69,9 @@ class ApiKeys:
         days: float | None = None,
     ) -> tuple[ApiKey, str]:
         """A new key, and its token, which nobody can be told again. ``BadInput`` names the field that is wrong."""
-        if not plain(name, "name", 64).strip():
-            raise BadInput("'name' must say whose key it is.", field="name")
+        if not _KEY_NAME.fullmatch(name) or name in _RESERVED:
+            told = "1 to 64 letters, digits, '.', '_', '@', '+', '-', and not a name of Shoal's own"
+            raise BadInput(f"'name' is {name[:80]!r}; it says whose key it is: {told}.", field="name")
         if not scopes or (wrong := [scope for scope in scopes if scope not in SCOPES]):
             told = f"{', '.join(wrong)} is none" if scopes else "there is none"
             raise BadInput(f"'scopes' must be some of {', '.join(SCOPES)}: {told}.", field="scopes")

@@ -33,6 +33,7 @@ from service.gate import Gate, Gatekeeper
 from service.gateway import BASE, ShoalGateway
 from service.keyring import Keyring
 from service.leases import Leases
+from service.listening import refuse_open_address
 from service.openai_api import openai_router
 from service.openai_path import OpenAIPath
 from service.recorder import Recorder
@@ -220,7 +221,9 @@ class ShoalService:
         # Registry calls block, and a move waits for its replicas: more of them at once than asyncio's default of cores + 4.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="registry"))
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        service = Service(ServiceSettings.load(), RegistrySettings.load())
+        settings = ServiceSettings.load()
+        refuse_open_address(settings)
+        service = Service(settings, RegistrySettings.load())
         await service.start()
         app.state.parts, app.state.gateway = service.parts, service.gateway
         service.open(app.state.gatekeeper)

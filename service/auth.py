@@ -94,9 +94,9 @@ def _same_machine(headers: Mapping[str, str], client: str | None) -> None:
     a browser of this machine has open on another site (it would come with that site's origin, or under its name)."""
     if client is not None and not is_loopback(client):
         raise Unauthorized("This Shoal has no key and answers its own machine only. Set SHOAL_API_KEY.")
-    host = _HOST.fullmatch(headers.get("host", "localhost"))
-    origin = headers.get("origin", "")
-    named = _HOST.fullmatch(origin.partition("://")[2]) if origin else host
-    for found in (host, named):
-        if found is None or not is_loopback(found[1].strip("[]")):
-            raise Forbidden("Without a key only this machine is answered, by its own name: use http://127.0.0.1.")
+    host, origin = headers.get("host", "localhost"), headers.get("origin")
+    named = _HOST.fullmatch(host)
+    if named is None or not is_loopback(named[1].strip("[]")):
+        raise Forbidden("Without a key only this machine is answered, by its own name: use http://127.0.0.1.")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise Forbidden("Without a key a page of another site is not answered. Set SHOAL_API_KEY.")

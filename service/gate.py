@@ -5,6 +5,7 @@ A plain ASGI layer, for it stands on the way of every answer. The body is not re
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -18,6 +19,7 @@ from service.openai_errors import error_body
 from service.rules import rule_for
 
 CALLER = "shoal.caller"
+_UPLOAD = re.compile(r"/api/adapters/[^/]+/versions")
 OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
@@ -46,13 +48,15 @@ class Gatekeeper:
             raise Starting("The service is starting.")
         headers = Headers(scope=scope)
         caller = self.auth.caller(headers, scope["client"][0] if scope.get("client") else None)
-        if rule.need != "any":
+        if rule.need == "any":
+            caller.need_every_adapter()  # figures are labelled with every adapter's name
+        else:
             caller.need(rule.need)
         if adapter is not None:
             caller.need_adapter(adapter)
         if rate := caller.rate or self.rate:
             self.rates.take(caller.key, rate)
-        most = self.max_upload if path.endswith("/versions") else self.max_body
+        most = self.max_upload if _UPLOAD.fullmatch(path) else self.max_body
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)

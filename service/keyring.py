@@ -31,11 +31,12 @@ class Keyring:
         return self._held.get(key_id)
 
     async def start(self) -> None:
-        """Read the keys; with Redis gone, those that were known last."""
+        """Read the keys that were known last, then those of now; with Redis gone, the former count."""
+        self._restore()
         try:
             await asyncio.to_thread(self.look)
         except RegistryDown:
-            self._restore()
+            log.warning("Redis is gone: %d keys count as they were last known", len(self._held))
 
     async def keep_up(self) -> None:
         """Look again and again, for as long as it is let."""
@@ -53,7 +54,9 @@ class Keyring:
         revision = self._source.revision()
         if revision == self._revision:
             return
-        self._held = {key.id: key for key in self._source.every()}
+        # A Redis that went back knows less: a key that was seen revoked stays so.
+        gone = {key.id: key for key in self._held.values() if key.revoked_at is not None}
+        self._held = {key.id: key for key in self._source.every()} | gone
         self._revision = revision
         told = [key.model_dump(mode="json") for key in self._held.values()]
         write_atomically(self._path, json.dumps(told).encode())  # readable to this user alone, as any temporary file
@@ -62,4 +65,3 @@ class Keyring:
         if self._path.exists():
             keys = (ApiKey.model_validate(value) for value in json.loads(self._path.read_bytes()))
             self._held = {key.id: key for key in keys}
-        log.warning("Redis is gone: %d keys count as they were last known", len(self._held))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Need = Literal["open", "any", "infer", "feedback", "operate", "admin"]
-"""``open``: no key; ``any``: any valid key; else the scope."""
+"""``open``: no key; ``any``: any key that is not limited to adapters; else the scope."""
 
 
 @dataclass(frozen=True, slots=True)

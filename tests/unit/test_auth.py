@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from registry.records import now
 from service.auth import Auth
 from service.keyring import Keyring
 from service.limits import Rates
+from service.listening import refuse_open_address
 from service.rules import RULES, rule_for
 from service.settings import ServiceSettings
 
@@ -104,10 +108,15 @@ def test_without_a_key_only_this_machine_is_answered(tmp_path: Path) -> None:
     """Whatever address the server listens on, and no page of another site that a browser here has open."""
     door = auth(tmp_path)
     assert door.caller({"host": "127.0.0.1:3000"}, "127.0.0.1").name == "operator"
-    assert door.caller({"host": "localhost", "origin": "http://localhost:3000"}, "::1").scopes == {"admin"}
+    assert door.caller({"host": "localhost:3000", "origin": "http://localhost:3000"}, "::1").scopes == {"admin"}
     with pytest.raises(Unauthorized):
         door.caller({"host": "127.0.0.1"}, "10.0.0.7")
-    for headers in ({"host": "evil.example"}, {"host": "localhost", "origin": "https://evil.example"}, {"host": ""}):
+    for headers in (
+        {"host": "evil.example"},
+        {"host": "localhost", "origin": "https://evil.example"},
+        {"host": "localhost:3000", "origin": "http://localhost:8080"},
+        {"host": ""},
+    ):
         with pytest.raises(Forbidden):
             door.caller(headers, "127.0.0.1")
 
@@ -125,6 +134,31 @@ def test_keys_are_on_disk_as_hashes_for_this_user_alone(tmp_path: Path) -> None:
     held = tmp_path / "keys.json"
     assert SECRET not in held.read_text()
     assert held.stat().st_mode & 0o077 == 0
+
+
+def test_a_key_that_was_seen_revoked_stays_so_when_redis_goes_back(tmp_path: Path) -> None:
+    """In this process, and in the next one, which reads the file first."""
+    source = Source(key(revoked_at=now()), key(id="b" * 12))
+    ring = Keyring(source, tmp_path / "keys.json", every=1.0)  # type: ignore[arg-type]
+    ring.look()
+    source.keys = (key(),)
+    ring.look()
+    assert ring.get("a" * 12) != key()
+    again = Keyring(source, tmp_path / "keys.json", every=1.0)  # type: ignore[arg-type]
+    asyncio.run(again.start())
+    for held in (ring.get("a" * 12), again.get("a" * 12)):
+        assert held is not None
+        assert not held.valid(now())
+
+
+def test_a_socket_that_others_can_reach_needs_a_key() -> None:
+    """What counts is where BentoML listens, not what SHOAL_HOST says."""
+    for address, refused in ((".".join("0000"), True), ("127.0.0.1", False)):
+        with socket.create_server((address, 0)) as server:
+            given = ["worker", "--fd", str(server.fileno())]
+            refuse_open_address(ServiceSettings(api_key=SecretStr("k")), given)
+            with pytest.raises(BadInput, match="SHOAL_API_KEY") if refused else nullcontext():
+                refuse_open_address(ServiceSettings(), given)
 
 
 @pytest.mark.parametrize(
