@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -153,6 +154,9 @@ def test_a_listed_folder_of_this_machine(tmp_path: Path) -> None:
     (allowed / "link").symlink_to(write_adapter(tmp_path / "outside"))
     with pytest.raises(SourceRefused, match="links"):
         get(f"file://{allowed}/link", tmp_path / "4", f"file://{allowed}/")
+    os.mkfifo(allowed / "pipe.tar")
+    with pytest.raises(SourceRefused, match="no plain file"):
+        get(f"file://{allowed}/pipe.tar", tmp_path / "6", f"file://{allowed}/")
     (allowed / "empty").mkdir()
     with pytest.raises(SourceRefused, match="There is no adapter"):
         get(f"file://{allowed}/empty", tmp_path / "5", f"file://{allowed}/")
