@@ -12,6 +12,9 @@ from registry.snapshots import freeze
 if TYPE_CHECKING:
     from registry.registry import Registry
 
+_PAGE = 500
+MAX_EXPERTS = 100
+"""Most imports that a run starts from by itself."""
 MIN_FEEDBACK = 80
 """Fewest usable items for a run: half are searched on, and the gate does not decide on fewer than thirty unseen ones."""
 
@@ -50,10 +53,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str) -> Run:
 def _experts(registry: Registry, spec: RunSpec) -> list[Version]:
     """The versions that the search starts from: those asked for, else every import that is not retired."""
     if spec.experts is None:
-        found = [
-            version for version in registry.versions(spec.adapter) if version.origin == "import" and not version.retired
-        ]
-        found.sort(key=lambda version: version.version)
+        found = _imports(registry, spec.adapter)
     else:
         found = [registry.version(spec.adapter, number) for number in dict.fromkeys(spec.experts)]
     if len(found) < 2:
@@ -62,6 +62,22 @@ def _experts(registry: Registry, spec: RunSpec) -> list[Version]:
             field="experts",
         )
     return found
+
+
+def _imports(registry: Registry, adapter: str) -> list[Version]:
+    """Its imports that are not retired, oldest first; BadInput where they are too many to span one search."""
+    found: list[Version] = []
+    before: int | None = None
+    while page := registry.versions(adapter, _PAGE, before):
+        found += [version for version in page if version.origin == "import" and not version.retired]
+        if len(found) > MAX_EXPERTS:
+            raise BadInput(
+                f"'{adapter}' has more than {MAX_EXPERTS} imports, too many to search between. Name those to start from in "
+                "`experts`, or retire some: shoal retire.",
+                field="experts",
+            )
+        before = page[-1].version
+    return found[::-1]
 
 
 def _reference(version: Version) -> ExpertRef:

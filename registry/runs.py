@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -32,6 +33,7 @@ class Runs:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
+        self._ended: set[str] = set()  # latest runs of their adapters that were seen to have ended: they stay so
         script = resources.files("registry").joinpath("lua")
         self._create, self._save, self._claim, self._report = (
             client.register_script(script.joinpath(f"{name}.lua").read_text())
@@ -68,7 +70,13 @@ class Runs:
         return run
 
     def going(self) -> list[Run]:
-        return [run for run in self.list(limit=200) if run.going]
+        """Every run that has not ended, however old: an adapter's place names its latest, and those that ended are
+        remembered here, so that a look reads the others alone."""
+        places: Any = self._redis.sort(self._keys.adapters, by="nosort", get=[self._keys.of("*", "run")])
+        ids = sorted({place for place in places if place} - self._ended)
+        found = self._found(ids)
+        self._ended |= {run.id for run in found if not run.going}
+        return [run for run in found if run.going]
 
     def save(self, run: Run, search: dict[str, Any] | None = None) -> Run | None:
         """Move the run on; ``run.revision`` is the one the caller read. None: somebody else moved it first."""
@@ -170,9 +178,22 @@ class Runs:
     def _key(self, run_id: str, *parts: str) -> str:
         return self._keys.run(run_id, ":".join(parts))
 
+    def _found(self, ids: Iterable[str]) -> Sequence[Run]:
+        """The runs of these ids that there are, in one round trip."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for run_id in ids:
+                pipe.get(self._key(run_id, "record"))
+            return [Run.model_validate_json(text) for text in pipe.execute() if text]
+
     # Last: inside the class, a method of this name hides the type.
-    def list(self, adapter: str | None = None, limit: int = 50) -> list[Run]:
-        """Newest first."""
+    def list(self, adapter: str | None = None, limit: int = 50, before: str | None = None) -> list[Run]:
+        """Newest first; ``before``: only those that began before this run. RunUnknown where there is no such run."""
         key = self._keys.runs if adapter is None else self._keys.of(adapter, "runs")
-        ids: Any = self._redis.zrevrange(key, 0, limit - 1)
-        return [run for run_id in ids if (run := self.find(run_id)) is not None]
+        first = 0
+        if before is not None:
+            rank: Any = self._redis.zrevrank(key, before)
+            if rank is None:
+                raise RunUnknown(before)
+            first = rank + 1
+        ids: Any = self._redis.zrevrange(key, first, first + limit - 1)
+        return [*self._found(ids)]

@@ -218,9 +218,11 @@ class Client:
         """Start a run; ``spec`` as ``registry.records.RunSpec``, of which only ``adapter`` is needed."""
         return self._call("POST", "/api/runs", json={key: value for key, value in spec.items() if value is not None})
 
-    def runs(self, adapter: str | None = None) -> list[dict[str, Any]]:
-        """Runs, newest first."""
-        return self._listed("GET", "/api/runs", "runs", params=_given(adapter=adapter))
+    def runs(
+        self, adapter: str | None = None, *, limit: int | None = 50, before: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Runs, newest first: up to ``limit`` (None: all) that began before the run ``before``."""
+        return self._paged("/api/runs", "runs", "before", limit, before, **_given(adapter=adapter))
 
     def run(self, run_id: str) -> dict[str, Any]:
         return self._call("GET", f"/api/runs/{quote(run_id, safe='')}")
@@ -340,7 +342,7 @@ class Client:
                 raise NotShoal(self.url, f"its answer to {path} has no list '{key}'")
             rows += found
             before, place = place, answer.get("next")
-            if place is None or not found:
+            if place is None:
                 break
             if place == before:
                 raise NotShoal(self.url, f"its pages of {path} do not end")

@@ -22,6 +22,7 @@ from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
 CONFIRM = "confirm"
+QUIET = {"registered", "pinned", "unpinned", "policy_changed", "retired"}  # events that leave traffic as it was
 
 
 def search_step(generation: int) -> str:
@@ -155,13 +156,20 @@ class RunDriver:
             self._move_champion(run, adapter, version)
 
     def _move_champion(self, run: Run, adapter: str, version: int) -> None:
+        policy, revision = self.registry.policy(adapter)
+        expected = revision if self._same_traffic(adapter, run.rollout_revision) else run.rollout_revision
+        if expected != run.rollout_revision and not policy.promote:
+            self._end(
+                run, "done", f"Registered {adapter}@{version}, not promoted: the adapter's policy changed meanwhile."
+            )
+            return
         try:
             self.registry.promote(
                 adapter,
                 version,
                 by=run.id,
                 reason=run.outcome,
-                expected_revision=run.rollout_revision,
+                expected_revision=expected,
                 operation_id=f"{run.id}:promote",
                 by_itself=True,
                 details={"gate": run.decision or {}, "formula": run.formula},
@@ -172,6 +180,18 @@ class RunDriver:
             self._end(run, "done", f"Registered {adapter}@{version}; not promoted: {error.message}")
         else:
             self._end(run.model_copy(update={"promoted": True}), "done", f"Promoted {adapter}@{version}. {run.outcome}")
+
+    def _same_traffic(self, adapter: str, since: int) -> bool:
+        """Whether nothing after the revision ``since`` changed who answers whom."""
+        before: int | None = None
+        while page := self.registry.history(adapter, before=before):
+            for event in page:
+                if event.revision <= since:
+                    return True
+                if event.kind not in QUIET:
+                    return False
+            before = page[-1].number
+        return True
 
     # Parts of the moves -----------------------------------------------------------------------------------------------
 

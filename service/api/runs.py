@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from registry.adaptation import begin
 from registry.records import AdapterName, Run, RunSpec
 from service import auth
-from service.api.parts import Caller, Parts, PartsOf, Who
+from service.api.parts import Caller, Parts, PartsOf, Who, page
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
 POLL_SECONDS = 0.25
@@ -30,11 +30,17 @@ def start_run(spec: RunSpec, parts: PartsOf, caller: Caller, who: Who) -> Run:
 
 @router.get("")
 def list_runs(
-    parts: PartsOf, who: Who, adapter: AdapterName | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
+    parts: PartsOf,
+    who: Who,
+    adapter: AdapterName | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    before: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Any:
+    """A page, newest first; ``next`` is the ``before`` of the page behind it."""
     if adapter is not None:
         who.need_adapter(adapter)
-    return {"runs": [run for run in parts.registry.runs.list(adapter, limit=limit) if who.sees(run.spec.adapter)]}
+    found, more = page(parts.registry.runs.list(adapter, limit + 1, before), limit)
+    return {"runs": [run for run in found if who.sees(run.spec.adapter)], "next": found[-1].id if more else None}
 
 
 @router.get("/{run_id}")

@@ -65,6 +65,10 @@ def adapt(
 def runs(
     context: typer.Context,
     adapter: Annotated[str | None, typer.Option(help="Of this adapter only.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    before: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those that began before this one.", show_default=False)
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
@@ -72,7 +76,7 @@ def runs(
     if context.invoked_subcommand:
         return
     with connect(url, api_key) as client:
-        listed = client.runs(adapter)
+        listed = client.runs(adapter, limit=limit, before=before)
     if json:
         output.print_json({"runs": listed})
         return

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from registry.adaptation import begin
-from registry.errors import BadInput, RunGoing, TooLittleFeedback
+from registry.errors import BadInput, RunGoing, RunUnknown, TooLittleFeedback
+from registry.policy import Policy
 from registry.records import Feedback, Message, Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
@@ -196,6 +197,49 @@ def test_a_run_never_promotes_over_a_move_that_came_between(workshop: Workshop) 
     assert not ended.promoted
     assert "revision" in ended.outcome
     assert workshop.registry.rollout(BOT).champion == 2
+
+
+def test_what_leaves_traffic_alone_does_not_keep_a_run_from_promoting(workshop: Workshop) -> None:
+    """A pin, its end, a version retired and a policy that still lets runs promote, all while it went: it promotes."""
+    give_feedback(workshop, 300)
+    registry = workshop.registry
+    run = begin(registry, RunSpec(adapter=BOT, seed=1, max_generations=8), by="test")
+    registry.pin(BOT, 2, by="someone")
+    registry.unpin(BOT, 2, by="someone")
+    registry.set_policy(BOT, Policy(adapt_every=3600), by="someone")
+    ended = workshop.finish(run)
+    assert (ended.status, ended.promoted) == ("done", True), ended.outcome
+    assert registry.rollout(BOT).champion == ended.version
+
+
+def test_default_experts_are_not_thousands(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit a run is refused with what to do; those that are named are taken."""
+    give_feedback(workshop, 120)
+    monkeypatch.setattr("registry.adaptation.MAX_EXPERTS", 2)
+    with pytest.raises(BadInput, match="Name those to start from"):
+        begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    assert len(begin(workshop.registry, RunSpec(adapter=BOT, experts=(1, 2, 3)), by="test").experts) == 3
+
+
+def test_pages_of_runs_fit_together_and_an_old_one_still_goes(workshop: Workshop) -> None:
+    """However many runs of others came after it, a run that has not ended is looked after."""
+    give_feedback(workshop, 120)
+    runs = workshop.registry.runs
+    old = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    workshop.registry.create_adapter("other", by="test")
+    for number in range(205):
+        other = old.model_copy(update={"id": f"run-{number}", "spec": RunSpec(adapter="other"), "created_at": now()})
+        runs.create(other)
+        if number < 204:
+            runs.cancel(other.id, outcome="test")
+    assert {run.id for run in runs.going()} == {old.id, "run-204"}
+    assert {run.id for run in runs.going()} == {old.id, "run-204"}
+    every = [run.id for run in runs.list(limit=500)]
+    assert every[-1] == old.id
+    assert [run.id for run in runs.list(limit=3, before=every[2])] == every[3:6]
+    assert runs.list("other", before="run-0") == []
+    with pytest.raises(RunUnknown):
+        runs.list(before="no")
 
 
 def test_refusals_name_the_reason(workshop: Workshop) -> None:

@@ -335,7 +335,7 @@ def test_runs_are_listed_shown_and_cancelled(fake: FakeShoal, shoal: Shoal) -> N
     fake.answers["GET /api/runs/r1"] = fake_shoal.run(decision={"n": 10, "low": -0.25})
     fake.answers["POST /api/runs/r1/cancel"] = fake_shoal.run(status="cancelled")
     assert "4/10" in shoal("runs", "--adapter", "support-bot")[1]
-    assert fake.asked[0].query == {"adapter": "support-bot"}
+    assert fake.asked[0].query == {"adapter": "support-bot", "limit": "50"}
     shown = shoal("runs", "show", "r1")[1]
     assert "  low  -0.25" in shown
     assert "cancelled" in shoal("runs", "cancel", "r1")[1]
