@@ -76,20 +76,41 @@ def answers(url: str, timeout: float = 2.0) -> bool:
 
     Of a ``rediss://`` address only the port is asked.
     """
-    parts = urlsplit(url)
     try:
         with _connected(url, timeout) as link:
-            if parts.scheme == "rediss":
+            if urlsplit(url).scheme == "rediss":
                 return True
-            if parts.password:
-                words = [unquote(word) for word in (parts.username, parts.password) if word]
-                link.sendall(_command("AUTH", *words))
-                if not link.recv(512).startswith(b"+OK"):
-                    return False
-            link.sendall(_command("PING"))
-            return link.recv(512).startswith(b"+PONG")
+            return _authenticated(link, url) and _asked(link, "PING").startswith(b"+PONG")
     except (OSError, ValueError):
         return False
+
+
+def warnings(url: str, timeout: float = 2.0) -> list[str]:
+    """How the server at ``url`` could lose records, each with the remedy. Empty as well where it does not say
+    (``rediss://``, or a server that refuses INFO)."""
+    if urlsplit(url).scheme == "rediss":
+        return []
+    try:
+        with _connected(url, timeout) as link:
+            if not _authenticated(link, url):
+                return []
+            told = [_asked(link, "INFO", section) for section in ("memory", "persistence")]
+    except (OSError, ValueError):
+        return []
+    facts = dict(re.findall(rb"^(\w+):([^\r\n]*)", b"\n".join(told), re.M))
+    found = []
+    policy = facts.get(b"maxmemory_policy", b"noeviction").decode(errors="replace")
+    if policy != "noeviction":
+        found.append(
+            f"The Redis drops records when its memory is full (maxmemory-policy {policy}): "
+            "redis-cli CONFIG SET maxmemory-policy noeviction, and write it into its configuration."
+        )
+    if facts.get(b"aof_enabled") == b"0":
+        found.append(
+            "The Redis has no append-only file, so a crash loses its newest records: "
+            "redis-cli CONFIG SET appendonly yes, and write it into its configuration."
+        )
+    return found
 
 
 def without_password(url: str) -> str:
@@ -105,6 +126,31 @@ def _connected(url: str, timeout: float) -> socket.socket:
         link.connect(parts.path)
         return link
     return socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=timeout)
+
+
+def _authenticated(link: socket.socket, url: str) -> bool:
+    parts = urlsplit(url)
+    words = [unquote(word) for word in (parts.username, parts.password) if word]
+    return not parts.password or _asked(link, "AUTH", *words).startswith(b"+OK")
+
+
+def _asked(link: socket.socket, *words: str) -> bytes:
+    """The answer to one command: a line, or what a bulk string holds."""
+    link.sendall(_command(*words))
+    answer = link.recv(4096)
+    if answer.startswith(b"$"):
+        while b"\r\n" not in answer:
+            answer += link.recv(4096) or _ended()
+        head, _, body = answer.partition(b"\r\n")
+        length = int(head[1:]) + 2
+        while len(body) < length:
+            body += link.recv(4096) or _ended()
+        return body[:-2]
+    return answer
+
+
+def _ended() -> bytes:
+    raise ConnectionError("the server closed the connection in the middle of an answer")
 
 
 def _command(*words: str) -> bytes:

@@ -199,6 +199,8 @@ class Up:
                 raise UpError(
                     f"The Redis at {where} does not answer. Start it; without SHOAL_REDIS_URL one is started here."
                 )
+            for warning in redis_server.warnings(settings.redis_url):
+                self._say("shoal", f"WARNING: {warning}")
         else:
             server = redis_server.RedisServer.configured(settings.home)
             self.redis_url, specs = server.url, [server.spec, *specs]

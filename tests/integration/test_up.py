@@ -22,7 +22,7 @@ from shoal.errors import UpError
 from shoal.processes import MARK, ProcessSpec
 from shoal.settings import UpSettings
 from shoal.up import Up
-from tests.redis_server import free_port
+from tests.redis_server import RedisServer, free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl are Linux's")
 
@@ -271,6 +271,22 @@ def test_a_redis_of_yours_is_used_as_it_is(start: Start, redis_url: str, home: P
         assert set(up.processes) == {"service"}
         assert httpx.get(up.url).json()["env"]["SHOAL_REDIS_URL"] == redis_url
     assert not (home / "redis").exists()
+
+
+def test_a_redis_of_yours_that_can_lose_records_is_warned_of(
+    start: Start, redis_process: RedisServer, home: Path
+) -> None:
+    """One that evicts, or writes nothing to disk, is used, and each is named with the command that mends it."""
+    assert redis_server.warnings(redis_process.url) == []
+    with connect(redis_process.url) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.config_set("appendonly", "no")
+    with start(table(), redis_url=redis_process.url) as up:
+        assert up.wait_ready(20)
+    told = [line for line in (home / "logs" / "shoal.log").read_text().splitlines() if "WARNING" in line]
+    assert len(told) == 2
+    assert "maxmemory-policy noeviction" in told[0]
+    assert "appendonly yes" in told[1]
 
 
 def test_a_redis_of_yours_that_does_not_answer_is_told_without_its_password(start: Start) -> None:

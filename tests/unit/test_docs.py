@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -40,6 +41,33 @@ def test_every_command_is_documented() -> None:
     commands = typer.main.get_command(build())
     for name in commands.list_commands(None):  # type: ignore[attr-defined]
         assert f"`shoal {name}" in documented, name
+
+
+def test_every_command_of_the_operations_page_exists() -> None:
+    """Each `shoal ...` in docs/operations.md is a command with these options: on-call types what it says."""
+    import tomllib
+
+    import typer.main
+
+    from shoal.cli.app import build
+
+    contributed = tomllib.loads(text("pyproject.toml"))["project"]["entry-points"]["shoal.commands"]
+    root = typer.main.get_command(build())
+    typed = re.findall(r"^(shoal [^#\n]+)|`(shoal [a-z][^`]*)`", text("docs/operations.md"), re.M)
+    assert len(typed) > 20
+    for line in (first or second for first, second in typed):
+        _, name, *words = line.split()
+        if name in contributed:
+            package, _, app = contributed[name].partition(":")
+            command = typer.main.get_command(getattr(importlib.import_module(package), app))
+        else:
+            command = root.commands[name]  # type: ignore[attr-defined]
+            if hasattr(command, "commands"):
+                if words and words[0] in command.commands:
+                    command = command.commands[words[0]]
+                assert not words or not hasattr(command, "commands") or command.invoke_without_command, line
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_every_route_is_documented() -> None:
@@ -107,7 +135,16 @@ def test_the_data_of_the_examples_are_as_they_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/architecture.md", "docs/api.md", "docs/log.md", "docs/search.md", "docs/commands.md"]
+    "page",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/api.md",
+        "docs/log.md",
+        "docs/search.md",
+        "docs/commands.md",
+        "docs/operations.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     """A relative link names a file of the repository."""
