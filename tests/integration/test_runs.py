@@ -212,6 +212,21 @@ def test_what_leaves_traffic_alone_does_not_keep_a_run_from_promoting(workshop: 
     assert registry.rollout(BOT).champion == ended.version
 
 
+def test_a_policy_that_changes_at_the_last_moment_is_kept(workshop: Workshop) -> None:
+    """A run that is about to promote when its adapter's policy begins to leave that to a person moves nothing."""
+    give_feedback(workshop, 120)
+    registry = workshop.registry
+    run = begin(registry, RunSpec(adapter=BOT), by="test")
+    promoting = registry.runs.save(run.model_copy(update={"status": "promoting", "version": 2}))
+    assert promoting is not None
+    registry.set_policy(BOT, Policy(promote=False), by="someone")
+    workshop.driver.advance(run.id)
+    ended = registry.runs.get(run.id)
+    assert (ended.status, ended.promoted) == ("done", False)
+    assert "policy changed" in ended.outcome
+    assert registry.rollout(BOT).champion == 1
+
+
 def test_default_experts_are_not_thousands(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a run is refused with what to do; those that are named are taken."""
     give_feedback(workshop, 120)
