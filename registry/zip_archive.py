@@ -72,6 +72,8 @@ def _plain(member: zipfile.ZipInfo) -> None:
         raise AdapterRefused("archive_link", f"The archive has a link: {name!r}. Pack the file itself.")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise AdapterRefused("archive_special_file", f"The archive has a device, a pipe or a socket: {name!r}.")
+    if not member.filename:  # zipfile's own is_dir falls over it
+        raise AdapterRefused("archive_unsafe_path", "The archive has a file without a name.")
     if member.is_dir() and member.file_size:
         _disagrees(member, "it is a folder with content")
 

@@ -112,6 +112,7 @@ ROWS: list[tuple[str, str, Build]] = [
     ("a path that leads out", "archive_unsafe_path", zip_with("../x")),
     ("an absolute path", "archive_unsafe_path", tar_with("/shoal-hostile")),
     ("a backslash", "archive_unsafe_path", zip_with("a\\..\\..\\x")),
+    ("no name", "archive_unsafe_path", lambda files: zipped({**files, "aQb.md": b""}).replace(b"aQb", b"\0Qb")),
     ("a drive", "archive_unsafe_path", tar_with("C:x")),
     ("a NUL in a name", "archive_unsafe_path", lambda files: zipped({**files, "aQb.md": b""}).replace(b"aQb", b"a\0b")),
     ("an over-long name", "archive_unsafe_path", tar_with("n" * 300)),
