@@ -108,7 +108,7 @@ def _registry(home: Path) -> Iterator[Registry]:
     from registry.settings import RegistrySettings
 
     given: dict[str, Any] = {}
-    if not os.environ.get("SHOAL_REDIS_URL") and (found := _redis_of(home)):
+    if not os.environ.get("SHOAL_REDIS_URL") and (found := redis_of(home)):
         given["redis_url"] = found
     if not os.environ.get("SHOAL_ARTIFACTS_URL"):
         given["artifacts_url"] = str(home.absolute() / "artifacts")
@@ -127,7 +127,7 @@ def _registry(home: Path) -> Iterator[Registry]:
         registry.close()
 
 
-def _redis_of(home: Path) -> str | None:
+def redis_of(home: Path) -> str | None:
     """The Redis that `shoal up` runs under a home, or that its last configuration would start: both have the password."""
     try:
         url = json.loads((home / "up.json").read_text(encoding="utf-8"))["redis_url"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import tarfile
+import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,14 +17,17 @@ import pytest
 
 from registry import restore as restoring
 from registry.backup import back_up
+from registry.backup_cli import redis_of
 from registry.errors import BackupDamaged, BackupRefused, RecordNewer, TargetNotEmpty, WouldGoBack
 from registry.policy import Policy
 from registry.records import Feedback, Interaction, Run, RunSpec, now
 from registry.registry import Registry
 from registry.restore import restore
 from registry.settings import RegistrySettings
+from shoal import redis_server
 from shoal.cli import plugins
 from shoal.cli.app import run as shoal
+from tests.integration.test_replica import a_replica, an_adapter, answers, until
 from tests.peft_folders import write_adapter
 from tests.redis_server import RedisServer
 
@@ -261,6 +267,73 @@ def test_an_interrupted_restore_still_knows_what_was_there(
         restore(registry, tmp_path / "all.tar", by="test", into_existing=True)
     done = restore(registry, tmp_path / "all.tar", by="test", into_existing=True, accept_older=True)
     assert [rollout.revision for rollout in done.accepted] == [moved.revision + 1]
+
+
+def test_a_backup_beside_a_busy_shoal_is_one_state_of_each_adapter(
+    registry: Registry, target: Registry, tmp_path: Path
+) -> None:
+    """Moves and feedback go on while it is taken: the history is one line that ends at the rollout's revision, every operation
+    in it is answered, and the figures count the feedback that is there."""
+    an_adapter(registry, tmp_path)
+    ended = threading.Event()
+
+    def move_on() -> None:
+        for number in range(100_000):
+            if ended.is_set():
+                return
+            registry.promote(BOT, 2 + number % 2, by="ann", operation_id=f"move-{number}")
+            item = Feedback(id=f"f{number}", adapter=BOT, version=1, prompt="p", answer="a", rating=1, at=now())
+            registry.feedback.add(item)
+
+    mover = threading.Thread(target=move_on)
+    mover.start()
+    try:
+        time.sleep(0.3)
+        back_up(registry, tmp_path / "all.tar")
+    finally:
+        ended.set()
+        mover.join()
+    restore(target, tmp_path / "all.tar", by="test")
+    events = target.history(BOT, 100_000)
+    assert [event.number for event in reversed(events)] == list(range(1, len(events) + 1))
+    newest = events[0]
+    assert newest.revision == target.rollout(BOT).revision < registry.rollout(BOT).revision
+    assert target.store.rollout(BOT, newest.operation_id).answered is not None
+    assert target.rollout_at(BOT, newest.at).since.number == newest.number
+    assert target.figures.read(BOT)[1]["ratings"] == target.feedback.count(BOT) > 0
+
+
+def test_the_redis_of_a_home_is_found_without_a_service(tmp_path: Path) -> None:
+    """Its address and password stand in the configuration that `shoal up` wrote, also when `shoal up` does not run."""
+    assert redis_of(tmp_path) is None
+    assert redis_server.RedisServer.configured(tmp_path).url == redis_of(tmp_path)
+
+
+async def test_a_running_replica_follows_a_restore_into_the_redis_that_was_lost(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """It answers all the while, and moves are possible again without an acceptance; a backup that is older than what the
+    replica knows is refused, although Redis is empty."""
+    an_adapter(registry, tmp_path)
+    back_up(registry, tmp_path / "older.tar")
+    replica, _ = await a_replica(registry, tmp_path)
+    await replica.start()
+    registry.promote(BOT, 2, by="ann")
+    back_up(registry, tmp_path / "newest.tar")
+    await until(lambda: any(one.revisions.get(BOT) == 2 for one in registry.replicas.live()))
+    for key in registry.redis.scan_iter(match=f"{registry.settings.namespace}:*"):
+        if ":replicas" not in key:
+            registry.redis.delete(key)
+    await until(lambda: BOT in replica.problems)
+    with pytest.raises(WouldGoBack):
+        await asyncio.to_thread(restore, registry, tmp_path / "older.tar", by="test")
+    assert await answers(replica) == f"{BOT}@2"
+    await asyncio.to_thread(restore, registry, tmp_path / "newest.tar", by="test")
+    await until(lambda: not replica.problems)
+    await asyncio.to_thread(registry.promote, BOT, 3, by="ann")
+    await until(lambda: replica.rollouts[BOT].champion == 3)
+    assert await answers(replica) == f"{BOT}@3"
+    await replica.stop()
 
 
 def test_damaged_weights_are_told_before_a_backup_is_trusted(registry: Registry, tmp_path: Path) -> None:
