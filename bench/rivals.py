@@ -55,7 +55,7 @@ def main(
     print("| " + " | ".join(str(figure) for figure in figures.values()) + " |")
     if json_file:
         json_file.write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n")
-    bars = ("between", "orphans") if kill else ("gaps", "double_winners", "told_wrongly")
+    bars = ("between", "orphans") if kill else ("gaps", "double_winners", "told_wrongly", "unanswered")
     sys.exit(0 if not any(figures[bar] for bar in bars) else 1)
 
 

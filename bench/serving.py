@@ -106,6 +106,7 @@ def met(figures: Figures) -> bool:
         figures["throughput_ratio"] >= 0.95
         and (figures["ttft_ratio"] <= 1.10 or figures["ttft_extra_ms"] <= 3)
         and figures["ttft_ratio_32"] <= 1.15
+        and figures.get("request_ratio_at_scale", 1.0) <= 1.1
         and figures["redis_per_request"] < 0.1  # the polling beside it is not quite even
     )
 

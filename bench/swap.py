@@ -87,7 +87,8 @@ def main(
 def met(figures: Figures) -> bool:
     """What the service promises of a swap."""
     return (
-        figures["failed"] == figures["mixed"] == figures["leases_left"] == 0
+        figures["failed"] == figures["mixed"] == figures["leases_left"] == figures["rollback_requests_failed"] == 0
+        and figures["checked"] > figures["swaps"]
         and figures["cold_swaps"] >= figures["swaps"] / 2
         and figures["adapters_held"] <= figures["adapters_limit"]
         and figures["rss_growth"] <= 0.05

@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from registry.errors import RegistryDown
 
-ANSWER_SECONDS = 2.0  # a command takes milliseconds; what is silent for longer hangs
+ANSWER_SECONDS = 4.0  # a command takes milliseconds, or up to two seconds behind a slow disk (append-only file)
 CONNECT_SECONDS = 2.0
 REST_SECONDS = 1.0
 

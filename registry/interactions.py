@@ -13,7 +13,7 @@ _DAY = 24 * 3600
 
 
 class Interactions:
-    """A record a request, gone after ``days``. Recording the same request id again replaces it."""
+    """A record a request, gone after ``days``. An id that is taken keeps its first record: ids come from callers, too."""
 
     def __init__(self, client: RegistryRedis, keys: Keys, days: int) -> None:
         self._redis = client
@@ -27,7 +27,7 @@ class Interactions:
         with self._redis.pipeline(transaction=False) as pipe:
             for interaction in interactions:
                 place = self._keys.interaction(interaction.request_id)
-                pipe.set(place, interaction.model_dump_json(), ex=self._seconds)
+                pipe.set(place, interaction.model_dump_json(), ex=self._seconds, nx=True)
             pipe.execute()
 
     def get(self, request_id: str) -> Interaction:

@@ -13,7 +13,7 @@ from registry.arrivals import Arrivals
 from registry.artifacts import Artifact, ArtifactStore
 from registry.base_shape import BaseShape
 from registry.connection import RegistryRedis, connect
-from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady
+from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady, VersionRetired
 from registry.feedback import FeedbackLog
 from registry.figures import Figures
 from registry.guard import Guard
@@ -285,7 +285,8 @@ class Registry(Moves):
         ``NotReady``, with the reason of each, when one refuses or ``timeout`` seconds are over. No live replica: ready
         at once, there is nobody to ask.
         """
-        self.version(adapter, version)
+        if self.version(adapter, version).retired:
+            raise VersionRetired(adapter, version)
         deadline = time.monotonic() + timeout
         asked = self.replicas.ask(adapter, version, ttl=max(120.0, timeout))
         while True:

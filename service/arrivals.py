@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from registry.errors import NotFound, RegistryDown, ShoalError, VersionRetired
@@ -81,6 +82,12 @@ class Arrivals:
             self.versions[name] = known
         return known
 
+    def forget(self, adapter: str, keep: Iterable[int]) -> None:
+        """Ask anew for the records of an adapter's versions, but for ``keep``: any other may have been retired."""
+        kept = {f"{adapter}@{number}" for number in keep}
+        for name in [held for held in self.versions if held.rpartition("@")[0] == adapter and held not in kept]:
+            del self.versions[name]
+
     async def close(self) -> None:
         for coming in (waiting := list(self._coming.values())):
             coming.cancel()
@@ -90,6 +97,14 @@ class Arrivals:
         version = await self.version(adapter, number)
         path = await asyncio.to_thread(self._registry.artifacts.fetch, version.digest)
         await self._residents.ensure(version.engine_name, path)
+        if (
+            self.versions.get(version.engine_name) is not version
+        ):  # its rollout moved meanwhile: it may be retired by now
+            try:
+                await self.version(adapter, number)
+            except VersionRetired:
+                await self._residents.remove(version.engine_name)
+                raise
 
     def _arrived(self, name: str, task: asyncio.Task[None]) -> None:
         del self._coming[name]

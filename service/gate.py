@@ -54,6 +54,8 @@ class Gatekeeper:
             caller.need(rule.need)
         if adapter is not None:
             caller.need_adapter(adapter)
+        elif rule.need == "admin":
+            caller.need_every_adapter()  # else it could make itself a key without a limit
         if rate := caller.rate or self.rate:
             self.rates.take(caller.key, rate)
         most = self.max_upload if _UPLOAD.fullmatch(path) else self.max_body

@@ -18,7 +18,7 @@ from service.engine import Engine, EngineError
 from service.exchanges import Exchange
 from service.gate import caller_of
 from service.openai_api import Admission, Route
-from service.residents import ResidentError
+from service.residents import NoRoom, ResidentError
 from service.routing import parse
 from service.shadow import Shadow
 
@@ -49,6 +49,8 @@ class ShoalGateway:
             held = await self._replica.hold(named, session)
         except NotFound as error:
             raise _unknown(model) from error
+        except NoRoom as error:
+            raise EngineError(503, "no_room", f"{error.name} cannot be loaded now: {error.reason}", "model") from error
         except ResidentError as error:
             raise EngineError(
                 409, "version_not_servable", f"{error.name} cannot be served: {error.reason}", "model"

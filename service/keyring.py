@@ -57,9 +57,15 @@ class Keyring:
         # A Redis that went back knows less: a key that was seen revoked stays so.
         gone = {key.id: key for key in self._held.values() if key.revoked_at is not None}
         self._held = {key.id: key for key in self._source.every()} | gone
-        self._revision = revision
         told = [key.model_dump(mode="json") for key in self._held.values()]
-        write_atomically(self._path, json.dumps(told).encode())  # readable to this user alone, as any temporary file
+        try:
+            write_atomically(
+                self._path, json.dumps(told).encode()
+            )  # readable to this user alone, as any temporary file
+        except OSError as error:  # the keys count all the same; at the next look it is tried again
+            log.error("the keys could not be written to %s: %s", self._path, error)
+        else:
+            self._revision = revision
 
     def _restore(self) -> None:
         if self._path.exists():

@@ -72,10 +72,10 @@ class Leases:
         """Wait until nothing holds ``name``; False if something still does after ``within`` seconds."""
         if not self._held[name]:
             return True
-        event = self._empty.setdefault(name, asyncio.Event())
         try:
             async with asyncio.timeout(within):
                 while self._held[name]:  # a new lease may be taken between the last release and this task's turn
+                    event = self._empty.setdefault(name, asyncio.Event())  # the last release took its event away
                     event.clear()
                     await event.wait()
         except TimeoutError:

@@ -28,6 +28,7 @@ from service.openai_errors import error_body, error_response
 
 log = logging.getLogger(__name__)
 
+SHADOW_SUFFIX = "-shadow"  # of the record of a trial's answer on the side; no caller's own id ends so
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_CLOSED = 499  # nginx's number for a client that left; nobody is there to read it
 SESSION_HEADER, VERSION_HEADER, REQUEST_HEADER = "x-shoal-session", "x-shoal-version", "x-request-id"
@@ -112,7 +113,8 @@ async def answer_completion(gateway: Gateway, request: Request) -> Response:
 async def _guarded(request: Request, answer: Callable[[str], Awaitable[Response]]) -> Response:
     """Whatever goes wrong becomes OpenAI's error body, with the request's id on it."""
     given = request.headers.get(REQUEST_HEADER, "")
-    request_id = given if SANE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    mine = not SANE_ID.fullmatch(given) or given.endswith(SHADOW_SUFFIX)
+    request_id = f"req-{uuid.uuid4().hex}" if mine else given
     try:
         return await answer(request_id)
     except EngineError as error:

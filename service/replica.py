@@ -196,6 +196,7 @@ class Replica:
                 await self._wishes.hear()
                 self._rollouts.pin()
                 self._rollouts.bring_pinned()
+                self._rollouts.turn_out_retired()
                 self._reconcile()
                 await self._beat()
                 await self._learn()

@@ -36,6 +36,8 @@ class Rollouts:
         self._background = background
         self._coming: dict[str, Rollout] = {}  # heard of; their pointers have not moved yet
         self._loading: set[str] = set()
+        self._to_look_at: set[str] = set()  # adapters that moved: a version of theirs may be retired
+        self._looking_at: set[str] = set()
         self.now: dict[str, Rollout] = {}
         self.asked: dict[str, float] = {}  # when each adapter was last asked, by the clock of time.monotonic
         self.changes = 0
@@ -152,7 +154,9 @@ class Rollouts:
             self.now[rollout.adapter] = rollout
             self.changes += 1
             log.info("%s follows revision %d: champion %s", rollout.adapter, rollout.revision, rollout.champion)
-            self._background.spawn(self._turn_out_retired(rollout))
+            self._arrivals.forget(rollout.adapter, rollout.pinned)
+            self._to_look_at.add(rollout.adapter)
+            self.turn_out_retired()
         coming = self._coming.get(rollout.adapter)
         if coming is not None and self._knows(coming):
             del self._coming[rollout.adapter]
@@ -165,12 +169,21 @@ class Rollouts:
         held = (self.now.get(adapter), self._coming.get(adapter))
         return any(rollout is not None and rollout.revision >= revision for rollout in held)
 
-    async def _turn_out_retired(self, rollout: Rollout) -> None:
-        """A retired version answers no more, also where it is still loaded."""
-        keep = {f"{rollout.adapter}@{number}" for number in rollout.pinned}
-        loaded = {name for name in self._residents.ready if name.rpartition("@")[0] == rollout.adapter}
-        for name in loaded - keep:
-            version = await asyncio.to_thread(self._registry.version, rollout.adapter, int(name.rpartition("@")[2]))
-            if version.retired:
-                self._arrivals.versions.pop(name, None)
-                await self._residents.remove(name)
+    def turn_out_retired(self) -> None:
+        """A retired version answers no more, also where it is loaded: looked at after every move, until none is left."""
+        for adapter in self._to_look_at - self._looking_at:
+            self._looking_at.add(adapter)
+            self._background.spawn(self._turn_out(adapter))
+
+    async def _turn_out(self, adapter: str) -> None:
+        try:
+            left = False
+            keep = {f"{adapter}@{number}" for number in self.now[adapter].pinned}
+            loaded = {name for name in self._residents.ready if name.rpartition("@")[0] == adapter}
+            for name in loaded - keep:
+                version = await asyncio.to_thread(self._registry.version, adapter, int(name.rpartition("@")[2]))
+                left |= version.retired and not await self._residents.remove(name)  # long answers: again later
+            if not left:
+                self._to_look_at.discard(adapter)
+        finally:
+            self._looking_at.discard(adapter)

@@ -18,6 +18,7 @@ from typing import Any
 from registry.errors import ShoalError
 from service.engine import Engine, EngineError
 from service.exchanges import Exchange, choices_of
+from service.openai_api import SHADOW_SUFFIX
 from service.replica import Replica
 from service.residents import ResidentError
 from service.routing import ModelId
@@ -30,7 +31,6 @@ BUSY = 4  # answers that users wait for; from here on the shadow keeps still
 PATIENCE_SECONDS = 5.0  # how long a question waits for a quieter moment
 ANSWER_SECONDS = 60.0
 COMPARED = 4000  # characters of each answer that are compared: the comparison is quadratic
-SUFFIX = "-shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Shadow:
         if not await self._quiet():
             self._drop(name)
             return
-        body, request_id = body_of(question.exchange), f"{question.exchange.request_id}{SUFFIX}"
+        body, request_id = body_of(question.exchange), f"{question.exchange.request_id}{SHADOW_SUFFIX}"
         ask = self._engine.chat if body and "messages" in body else self._engine.complete
         started, clock = time.time(), time.monotonic()
         try:

@@ -186,10 +186,8 @@ class RunDriver:
         before: int | None = None
         while page := self.registry.history(adapter, before=before):
             for event in page:
-                if event.revision <= since:
-                    return True
-                if event.kind not in QUIET:
-                    return False
+                if event.kind not in QUIET:  # a quiet one may carry the revision of a moment before
+                    return event.revision <= since
             before = page[-1].number
         return True
 

@@ -27,6 +27,7 @@ from service.api.parts import Before, Body, Caller, Limit, MoveBody, Parts, Part
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
 Name = Annotated[str, Depends(adapter_name)]
 CHUNK = 1 << 20
+RIVALS = 5  # moves that may come between a rollback and the replicas it asked, one after the other
 
 
 class NewAdapter(Body):
@@ -174,14 +175,20 @@ async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) 
     """Move the champion back; instant where the version is still loaded, as the one before the champion always is."""
     from registry import rollout as rules
 
-    if await is_due(parts, name, body):
-        seen = await asyncio.to_thread(parts.registry.rollout, name)
-        if body.to is not None:
-            await asyncio.to_thread(parts.registry.version, name, body.to)
-        target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
-        if target is not None:
-            await get_ready(parts, name, target)
-    rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **body.conditions()))
+    how = body.conditions()
+    for _ in range(RIVALS):
+        if await is_due(parts, name, body):
+            seen = await asyncio.to_thread(parts.registry.rollout, name)
+            if body.to is not None:
+                await asyncio.to_thread(parts.registry.version, name, body.to)
+            target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
+            if target is not None:
+                await get_ready(parts, name, target)
+            how["expected_revision"] = seen.revision  # the replicas were asked about this one's target, and no other
+        with suppress(*(() if body.expected_revision is not None else (RolloutMoved,))):
+            rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
+            return await followed(parts, name, rollout)
+    rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
     return await followed(parts, name, rollout)
 
 

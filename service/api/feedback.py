@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from starlette.responses import JSONResponse
 
-from registry.errors import BadInput, InteractionUnknown, RegistryDown
+from registry.errors import BadInput, InteractionUnknown, RegistryDown, RegistryWentBack
 from registry.feedback import join
 from registry.records import AdapterName, Feedback, Message, now
 from registry.registry import Registry
@@ -72,8 +72,10 @@ async def send_feedback(body: OneOrMany, parts: PartsOf, who: Who) -> JSONRespon
     items = body.items if isinstance(body, Batch) else [body]
     fields = [_fields(item) for item in items]
     try:
+        if parts.replica.problems:  # a registry that went back is about to be restored: what it took would be lost
+            await asyncio.to_thread(parts.registry.guard.check)
         kept = await _take_settled(parts, fields, who)
-    except RegistryDown:
+    except (RegistryDown, RegistryWentBack):
         if who.adapters is not None and any(field["adapter"] not in who.adapters for field in fields):
             raise  # whose answer a request id names cannot be looked up now
         await asyncio.to_thread(parts.spool.add, fields)
@@ -130,7 +132,8 @@ def take(
 
 
 def take_spooled(registry: Registry, fields: list[dict[str, Any]]) -> None:
-    """As ``take``, for what was acknowledged while Redis was away."""
+    """As ``take``, for what was acknowledged while Redis was away. ``RegistryWentBack``: it stays spooled."""
+    registry.guard.check()
     _count(take(registry, fields))
 
 
