@@ -30,9 +30,13 @@ def download(source: str, into: Path, *, max_bytes: int) -> str:
     if not (address := _ADDRESS.fullmatch(source)):
         raise SourceRefused(f"{source} names no repository: write hf://org/name, or hf://org/name@revision.")
     try:
-        from huggingface_hub import errors
+        from huggingface_hub import errors, is_offline_mode
     except ImportError as error:
         raise SourceRefused("This service cannot read hf:// addresses: install huggingface_hub beside it.") from error
+    if is_offline_mode():
+        raise SourceRefused(
+            f"This service does not ask the hub for {source}: it was started with HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."
+        )
     try:
         return _download(address["name"], address["revision"], into, max_bytes)
     except ShoalError:

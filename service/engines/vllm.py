@@ -74,7 +74,7 @@ class VllmEngine:
         return int(self._require().model_config.max_model_len)
 
     async def start(self) -> None:
-        for name, setting in environment(self.settings).items():
+        for name, setting in environment().items():
             os.environ.setdefault(name, setting)
         # Imported here: it takes seconds, reads the variables set above, and the stub needs none of it.
         from starlette.datastructures import State
@@ -221,13 +221,13 @@ class VllmEngine:
         return self._client
 
 
-def environment(settings: EngineSettings) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Environment variables to set before vLLM is imported, unless the operator has set them.
 
-    The engine's processes inherit them. A base that lies on this machine needs no network, and without it a typing
-    error in a path fails at once instead of after a look-up.
+    The engine's processes inherit them. Nothing here takes the hub away from this process: it imports ``hf://`` adapters,
+    and vLLM does not ask the hub about a base that lies on this machine.
     """
-    wanted = {
+    return {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -235,9 +235,6 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         KEEPS_ON: "1",
     }
-    if Path(settings.base).exists():
-        wanted |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    return wanted
 
 
 def command_line(settings: EngineSettings) -> list[str]:

@@ -56,7 +56,7 @@ class VllmEngine(AdapterEngine):
         ``max_loras``: candidates in a batch. ``max_lora_rank``: 1, 8, 16, 32, 64, 128, 256, 320 or 512, and a cost for every
         adapter, whatever its own rank. ``kv_cache_gib`` is used on CPU. ``options`` are vLLM's own engine arguments.
         """
-        for name, value in _environment(base).items():
+        for name, value in _environment().items():
             os.environ.setdefault(name, value)
         # Imported here: it takes seconds and reads the variables set above.
         from vllm import LLM
@@ -131,15 +131,14 @@ def _total(pair: TokenisedPair, output: Any) -> float:
     return float(sum(step[token].logprob for step, token in zip(steps, pair.answer, strict=True)))
 
 
-def _environment(base: Path | str) -> dict[str, str]:
-    """What vLLM reads when it is imported, unless the operator has set it. A base on this machine needs no network."""
-    wanted = {
+def _environment() -> dict[str, str]:
+    """What vLLM reads when it is imported, unless the operator has set it."""
+    return {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return wanted | ({"HF_HUB_OFFLINE": "1"} if Path(base).exists() else {})
 
 
 def _version() -> str:

@@ -57,6 +57,7 @@ def scene(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             registry,
             home / "service",
             HF_ENDPOINT=hub.url,
+            HF_HUB_OFFLINE="0",
             SHOAL_BASE=str(PACK.base),
             SHOAL_IMPORT_FROM=f"hf://,s3://{bucket}/theirs/,s3://no-such-bucket-here/",
         )
@@ -123,6 +124,20 @@ def test_nothing_is_registered_where_an_import_fails(scene: Scene, tmp_path: Pat
                 client.import_version("nothing-bot", source)
             assert (caught.value.status, caught.value.code) == (status, code), source
         assert "nothing-bot" not in [adapter["name"] for adapter in client.adapters()]
+
+
+def test_an_offline_service_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE is the operator's word: a reason at once, no request. vLLM's engines do not set it for them."""
+    from huggingface_hub import constants
+
+    from registry.errors import SourceRefused
+    from registry.hub import download
+    from service.engines.vllm import environment
+
+    assert not any("OFFLINE" in name for name in environment())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceRefused, match="HF_HUB_OFFLINE"):
+        download("hf://org/shift", tmp_path, max_bytes=10**6)
 
 
 def test_out_and_in_again_with_the_same_bytes(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
