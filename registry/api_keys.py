@@ -19,7 +19,7 @@ from registry.connection import RegistryRedis
 from registry.errors import BadInput, KeyUnknown
 from registry.keys import Keys
 from registry.lua import script
-from registry.records import ADAPTER_NAME, AdapterName, Record, now
+from registry.records import ADAPTER_NAME, SCHEMA, AdapterName, Record, now
 
 Scope = Literal["infer", "feedback", "operate", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
@@ -43,7 +43,7 @@ class ApiKey(Record):
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     revoked_by: str = ""
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
     def valid(self, at: datetime) -> bool:
         """Whether it opens anything at this moment."""
@@ -141,7 +141,7 @@ class KeyEvent(Record):
     at: datetime
     by: str
     reason: str = ""
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
 
 def hash_of(secret: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from registry.errors import BadInput
-from registry.records import Record
+from registry.records import SCHEMA, Record
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -46,7 +46,7 @@ class Policy(Record):
     adapt_min_new: int | None = Field(default=None, ge=1)
     promote: bool = True
     canary: CanaryPolicy = CanaryPolicy()
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
     @classmethod
     def read(cls, given: Any) -> Policy:

@@ -23,7 +23,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-SCHEMA = 1
+SCHEMA = 2
 """The newest schema of stored records, files and backups that this code reads. Raise it when an older process would misread."""
 
 
@@ -125,7 +125,7 @@ class Version(Record):
     source: str = ""
     lineage: Lineage | None = None
     retired: bool = False
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
     @property
     def engine_name(self) -> str:
@@ -163,7 +163,7 @@ class Rollout(Record):
     withdrawn: tuple[int, ...] = ()
     pins: tuple[int, ...] = ()
     moved_at: datetime
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
     @property
     def pinned(self) -> tuple[int, ...]:
@@ -242,7 +242,7 @@ class Event(Record):
     operation_id: str = ""
     live: Live | None = None
     details: dict[str, Any] = Field(default_factory=dict)
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
     def __str__(self) -> str:
         sentence = _FIRST if self.kind == "promoted" and self.before is None else _SENTENCES[self.kind]
@@ -275,7 +275,7 @@ class Interaction(Record):
     at: datetime
     seconds: float = 0.0
     shadow: bool = False
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
 
 class Feedback(Record):
@@ -295,7 +295,7 @@ class Feedback(Record):
     rater: str = "anonymous"
     comment: str = ""
     at: datetime
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
 
 class SnapshotItem(Record):
@@ -321,7 +321,7 @@ class Snapshot(Record):
     frozen_at: datetime
     search: tuple[SnapshotItem, ...]
     confirm: tuple[SnapshotItem, ...]
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
 
 class SnapshotRef(Record):
@@ -381,7 +381,7 @@ class Run(Record):
     version: int | None = None
     promoted: bool = False
     outcome: str = ""
-    schema_number: int = 1
+    schema_number: int = SCHEMA
 
     @property
     def going(self) -> bool:
@@ -403,4 +403,4 @@ class Replica(Record):
     refused: dict[str, str] = Field(default_factory=dict)
     heard: dict[str, int] = Field(default_factory=dict)
     revisions: dict[str, int] = Field(default_factory=dict)
-    schema_number: int = 1
+    schema_number: int = SCHEMA
