@@ -14,6 +14,8 @@ from registry.lua import script
 from registry.records import Feedback, Interaction
 
 _PAGE = 1000
+_LATER = frozenset({"conversation", "labels"})
+"""Fields that feedback did not have at first."""
 
 
 class FeedbackLog:
@@ -84,8 +86,14 @@ class FeedbackLog:
 
 
 def fingerprint(feedback: Feedback) -> str:
-    """The content of a feedback, in 64 hex digits: everything but the time it came."""
-    return hashlib.sha256(canonical(feedback.model_dump(mode="json", exclude={"at"}))).hexdigest()
+    """The content of a feedback, in 64 hex digits: everything but the time it came.
+
+    What came to the record later is left out where it is not set, and the schema stands as it was: an id that was stored
+    before an upgrade may be sent again after it.
+    """
+    content = feedback.model_dump(mode="json", exclude={"at"}) | {"schema_number": 1}
+    said = {name: value for name, value in content.items() if value or name not in _LATER}
+    return hashlib.sha256(canonical(said)).hexdigest()
 
 
 def join(fields: dict[str, Any], interaction: Interaction) -> Feedback:

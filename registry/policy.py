@@ -5,27 +5,13 @@ Every field takes effect; a field that is not known is refused. It is kept besid
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from registry.durations import Seconds
 from registry.errors import BadInput
 from registry.records import SCHEMA, Record
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds(value: Any) -> Any:
-    """``6h`` reads better than ``21600``: a number with a unit as seconds, everything else as it is."""
-    if isinstance(value, str) and value[-1:] in _UNITS:
-        try:
-            return float(value[:-1]) * _UNITS[value[-1]]
-        except ValueError:
-            return value
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False)]
 
 
 class CanaryPolicy(Record):

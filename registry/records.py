@@ -279,7 +279,11 @@ class Interaction(Record):
 
 
 class Feedback(Record):
-    """What one rater said of one answer: a rating in [0, 1], a correction, or a preferred / rejected pair."""
+    """What one rater said of one answer: a rating in [0, 1], a correction, or a preferred / rejected pair.
+
+    ``conversation``: the caller's name for the exchange that the answer belongs to; a snapshot keeps all of one in one half.
+    ``labels``: what it is about, for filters and for balancing.
+    """
 
     id: str
     adapter: AdapterName
@@ -294,6 +298,8 @@ class Feedback(Record):
     rejected: str | None = None
     rater: str = "anonymous"
     comment: str = ""
+    conversation: str | None = None
+    labels: tuple[str, ...] = ()
     at: datetime
     schema_number: int = SCHEMA
 
