@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import socket
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from openai import OpenAI, OpenAIError
 from shoal import leftovers
 from shoal.client import Client
 from shoal.errors import ShoalError
+from shoal.ports import free_port
 from shoal.settings import UpSettings
 from shoal.up import Up
 
@@ -25,54 +26,118 @@ READY_SECONDS = 180.0
 ENGINE = "VLLM::"  # how vLLM names its processes
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What was there after one kill: ``state`` is before, after or between; ``recovery``: seconds to the first answer."""
+
+    killed: bool
+    state: str
+    orphans: int
+    recovery: float
+
+    def __str__(self) -> str:
+        return f"{self.state}, answering after {self.recovery:.1f} s"
+
+
 def kill_during_swaps(home: Path, kills: int, rng: random.Random) -> dict[str, Any]:
-    """``between``: kills after which the state was neither the one before the move nor the one after it, or another version
-    answered than the rollout says. ``orphans``: engine processes that no service holds."""
-    before_count = after_count = between = orphans = 0
-    slowest = 0.0
-    with Up(UpSettings.load(home=home, port=_free_port())) as up, Client(up.url) as client:
+    """``kills``: those that ended their process. ``between``: kills after which the state was neither the one before the move
+    nor the one after it, or another version answered than the rollout says, or the caller was told of a move that is not
+    there. ``moves``: promotions that the history has. ``orphans``: engine processes that no service holds."""
+    ended: list[Ended] = []
+    with Up(UpSettings.load(home=home, port=free_port())) as up, Client(up.url) as client:
         up.wait_ready(timeout=READY_SECONDS)
         typical = _timed_promotion(client, _other(client, rng))
-        for _ in range(kills):
-            before, target = client.adapter(ADAPTER)["rollout"], _other(client, rng)
-            killed_at = _kill_while_promoting(up, target, rng.uniform(0, 1.5 * typical), rng)
-            answering = _first_answer(up.url)
-            slowest = max(slowest, time.monotonic() - killed_at)
-            after = client.adapter(ADAPTER)["rollout"]
-            unmoved = after == before
-            moved = (after["revision"], after["champion"]) == (before["revision"] + 1, target)
-            told = client.history(ADAPTER, limit=1)[0]
-            whole = told["revision"] == after["revision"] and answering == f"{ADAPTER}@{after['champion']}"
-            # The service may have died after the move and before it could say so: then the rollout stands after it.
-            before_count, after_count = before_count + unmoved, after_count + moved
-            between += not ((unmoved or moved) and whole)
-            orphans += len(_orphans(up))
-            print(f"killed: {'before' if unmoved else 'after' if moved else 'BETWEEN'}", flush=True)
+        first = client.adapter(ADAPTER)["rollout"]["revision"]
+        for number in range(kills):
+            ended.append(_one_kill(up, client, rng.uniform(0, 1.5 * typical), rng))
+            print(f"kill {number + 1}: {ended[-1]}", flush=True)
+        moves = client.adapter(ADAPTER)["rollout"]["revision"] - first
+    return summed(ended, moves)
+
+
+def summed(ended: list[Ended], moves: int) -> dict[str, Any]:
+    """The figures of all kills."""
     return {
-        "kills": kills,
-        "between": between,
-        "before": before_count,
-        "after": after_count,
-        "orphans": orphans,
-        "slowest_recovery_s": round(slowest, 1),
+        "kills": sum(one.killed for one in ended),
+        "between": sum(one.state == "between" for one in ended),
+        "before": sum(one.state == "before" for one in ended),
+        "after": sum(one.state == "after" for one in ended),
+        "moves": moves,
+        "orphans": sum(one.orphans for one in ended),
+        "slowest_recovery_s": round(max((one.recovery for one in ended), default=0.0), 1),
     }
 
 
-def _kill_while_promoting(up: Up, target: int, moment: float, rng: random.Random) -> float:
-    """Kill the service's supervisor or its worker ``moment`` seconds into a promotion; answers when, in monotonic seconds."""
+def met(figures: dict[str, Any], wanted: int) -> bool:
+    """As many kills as were asked for, each before or after its move, and no move in the history but theirs."""
+    return (
+        figures["kills"] == wanted == figures["before"] + figures["after"]
+        and figures["moves"] == figures["after"]
+        and figures["between"] == figures["orphans"] == 0
+    )
 
-    def promote() -> None:
-        with contextlib.suppress(ShoalError), Client(up.url) as client:
-            client.promote(ADAPTER, target, reason="bench")
 
-    threading.Thread(target=promote, daemon=True).start()
+def _one_kill(up: Up, client: Client, moment: float, rng: random.Random) -> Ended:
+    before, target = client.adapter(ADAPTER)["rollout"], _other(client, rng)
+    promotion = _Promotion(up.url, target)
+    victim = _kill(up, moment, rng)
+    killed_at = time.monotonic()
+    answering = _first_answer(up.url)
+    recovery = time.monotonic() - killed_at
+    # A request that the worker had not taken yet waits in its supervisor's socket, and the next worker carries it out.
+    told = promotion.told()
+    after = client.adapter(ADAPTER)["rollout"]
+    answering = answering if after == before else _first_answer(up.url)
+    return Ended(
+        killed=not victim.is_running(),
+        state=state(before, after, target, told, client.history(ADAPTER, limit=1)[0]["revision"], answering),
+        orphans=len(_orphans(up)),
+        recovery=recovery,
+    )
+
+
+def state(
+    before: dict[str, Any], after: dict[str, Any], target: int, told: int | None, history: int, answering: str
+) -> str:
+    """``before``, ``after`` or ``between``. ``told``: the revision that the caller was answered, None where it was cut off;
+    ``history``: the last event's revision; ``answering``: the version that answers."""
+    whole = history == after["revision"] and answering == f"{ADAPTER}@{after['champion']}"
+    if whole and after == before and told is None:
+        return "before"
+    moved = (after["revision"], after["champion"]) == (before["revision"] + 1, target)
+    return "after" if whole and moved and told in (None, after["revision"]) else "between"
+
+
+class _Promotion:
+    """A promotion under way in a thread."""
+
+    def __init__(self, url: str, target: int) -> None:
+        self._url, self._target = url, target
+        self._revision: int | None = None
+        self._thread = threading.Thread(target=self._promote, daemon=True)
+        self._thread.start()
+
+    def told(self) -> int | None:
+        """The revision that the caller was answered, once it was answered; None: it was cut off or refused."""
+        self._thread.join(READY_SECONDS)
+        if self._thread.is_alive():
+            raise SystemExit(f"A promotion was neither answered nor cut off within {READY_SECONDS:.0f} s.")
+        return self._revision
+
+    def _promote(self) -> None:
+        with contextlib.suppress(ShoalError), Client(self._url) as client:
+            self._revision = client.promote(ADAPTER, self._target, reason="bench")["revision"]
+
+
+def _kill(up: Up, moment: float, rng: random.Random) -> psutil.Process:
+    """Kill the service's supervisor or its worker ``moment`` seconds from now, and wait until it has ended."""
     time.sleep(moment)
     parent = psutil.Process(up.processes["service"])
     workers = [child for child in parent.children() if "_bentoml_impl.worker" in " ".join(child.cmdline())]
     victim = rng.choice([parent, *workers[:1]])
     victim.kill()
     psutil.wait_procs([victim], timeout=5)
-    return time.monotonic()
+    return victim
 
 
 def _first_answer(url: str) -> str:
@@ -117,9 +182,3 @@ def _title(pid: int) -> str:
         return " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as link:
-        link.bind(("127.0.0.1", 0))
-        return int(link.getsockname()[1])

@@ -8,7 +8,6 @@ python -m bench.rivals --json FILE   and write the figures down
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -21,9 +20,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import rival
-from bench.kills import kill_during_swaps
+from bench import kills, rival
 from bench.machine import headline, machine
+from bench.report import Figures, conclude
 from registry.records import Event
 from registry.registry import Registry
 from registry.settings import RegistrySettings
@@ -34,7 +33,6 @@ from shoal.up import Up
 
 RIVALS = 8
 MIDDLE = 0.006  # seconds: a promotion takes a few milliseconds from its beat on
-Figures = dict[str, Any]
 
 
 def main(
@@ -48,15 +46,20 @@ def main(
     print(headline(where))
     with tempfile.TemporaryDirectory(prefix="shoal-rivals-") as scratch:
         if kill:
-            figures = kill_during_swaps(Path(scratch), 1 if quick else 20, random.Random(seed))
+            wanted = 1 if quick else 20
+            figures = kills.kill_during_swaps(Path(scratch), wanted, random.Random(seed))
+            good = kills.met(figures, wanted)
         else:
-            figures = rivalry(Path(scratch), 40 if quick else 200, random.Random(seed))
-    print("| " + " | ".join(figures) + " |\n" + "|---" * len(figures) + "|")
-    print("| " + " | ".join(str(figure) for figure in figures.values()) + " |")
-    if json_file:
-        json_file.write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n")
-    bars = ("between", "orphans") if kill else ("gaps", "double_winners", "told_wrongly", "unanswered")
-    sys.exit(0 if not any(figures[bar] for bar in bars) else 1)
+            wanted = 40 if quick else 200
+            figures = rivalry(Path(scratch), wanted, random.Random(seed))
+            good = met(figures, wanted)
+    conclude(where, figures, met=good, json_file=json_file)
+
+
+def met(figures: Figures, wanted: int) -> bool:
+    """As many moves as were asked for, won while rivals were killed, and one line of history that all were told of."""
+    clean = not any(figures[bar] for bar in ("gaps", "double_winners", "told_wrongly", "unanswered"))
+    return clean and figures["moves"] >= wanted and figures["kills"] > 0
 
 
 def rivalry(home: Path, wanted: int, rng: random.Random) -> Figures:
@@ -78,10 +81,10 @@ def rivalry(home: Path, wanted: int, rng: random.Random) -> Figures:
             "SHOAL_CACHE_DIR": settings.cache_dir,
         }
         arena = _Arena(home, environment)
-        kills = arena.fight(registry, wanted, rng)
+        killed = arena.fight(registry, wanted, rng)
         events = _history(registry)
         registry.close()
-        return {**judged(events, arena.journals()), "processes": RIVALS, "kills": kills}
+        return {**judged(events, arena.journals()), "processes": RIVALS, "kills": killed}
 
 
 class _Arena:
@@ -93,7 +96,7 @@ class _Arena:
     def fight(self, registry: Registry, wanted: int, rng: random.Random) -> int:
         """Until ``wanted`` promotions are won; answers how many rivals were killed."""
         fighters = [self._start(number) for number in range(RIVALS)]
-        kills = 0
+        killed = 0
         try:
             while registry.rollout(rival.ADAPTER).revision < wanted:
                 time.sleep(rng.uniform(0.2, 0.8))
@@ -103,7 +106,7 @@ class _Arena:
                     raise SystemExit(f"Rival {number} ended by itself.")
                 fighters[number].kill()
                 fighters[number].wait()
-                kills += 1
+                killed += 1
                 fighters[number] = self._start(number)
         finally:
             for fighter in fighters:
@@ -111,7 +114,7 @@ class _Arena:
                 fighter.wait()
         for number in range(RIVALS):
             self._start(number, "settle").wait(60)
-        return kills
+        return killed
 
     def journals(self) -> list[list[dict[str, Any]]]:
         return [rival.read(self._journal(number)) for number in range(RIVALS)]

@@ -22,25 +22,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
-import socket
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bench.full_registry import fill
 from bench.machine import headline, machine
 from bench.raw_vllm import RawVllm
+from bench.report import Figures, conclude
 from bench.streams import session, timed
 from registry.connection import connect
+from shoal.ports import free_port
 from shoal.settings import UpSettings
 from shoal.starter_pack import StarterPack
 from shoal.up import Up
@@ -49,7 +48,6 @@ from starter.skills import items
 TOKENS, MANY = 32, 32
 QUIET_SECONDS = 2.0  # vLLM's processes spin for about a second after their last answer
 RECORDING = ("set", "setex", "exec", "multi")  # what writes interactions, in batches, after the answers
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +90,7 @@ def main(
     print(f"{headline(where)}; load generator {_real_time()}", flush=True)
     with tempfile.TemporaryDirectory(prefix="shoal-serving-") as scratch:
         figures = measure(Path(scratch), QUICK if quick else WHOLE)
-    figures["met"] = met(figures)
-    print("| figure | value |\n|---|---|")
-    print("\n".join(f"| `{name}` | {figure} |" for name, figure in figures.items()))
-    if json_file:
-        json_file.write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n")
-    sys.exit(0 if figures["met"] else 1)
+    conclude(where, figures, met=met(figures), json_file=json_file)
 
 
 def met(figures: Figures) -> bool:
@@ -115,8 +108,8 @@ def measure(home: Path, size: Size) -> Figures:
     """Everything, on two servers that run side by side and are asked in turn."""
     pack = StarterPack.found()
     with (
-        Up(UpSettings.load(home=home, port=_free_port())) as up,
-        RawVllm(pack.base, pack.experts[0], _free_port(), home / "vllm.log") as raw,
+        Up(UpSettings.load(home=home, port=free_port())) as up,
+        RawVllm(pack.base, pack.experts[0], free_port(), home / "vllm.log") as raw,
     ):
         up.wait_ready(300)
         sides = Side("raw", raw.url, raw.model), Side("shoal", up.url, pack.adapter)
@@ -225,12 +218,6 @@ def _real_time() -> str:
     except (OSError, AttributeError):
         return "in the ordinary class"
     return "in the real-time class"
-
-
-def _free_port() -> int:
-    with socket.socket() as link:
-        link.bind(("127.0.0.1", 0))
-        return int(link.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -19,12 +19,9 @@ else back, while streaming clients ask the adapter.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
-import socket
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -36,9 +33,11 @@ import psutil
 import typer
 
 from bench.machine import headline, machine
+from bench.report import Figures, conclude
 from bench.streams import Clients, Streamed, ask, session
 from bench.versions import sums_of_two
 from shoal.client import Client
+from shoal.ports import free_port
 from shoal.settings import UpSettings
 from shoal.starter_pack import StarterPack
 from shoal.up import Up
@@ -46,7 +45,6 @@ from starter.skills import SKILLS, items
 
 ADAPTER, VERSIONS, CLIENTS, TOKENS = "support-bot", 20, 4, 12
 LOADED = re.compile(r'^shoal_adapter_changes_total\{[^}]*kind="loaded"[^}]*\} ([0-9.e+]+)', re.MULTILINE)
-Figures = dict[str, Any]
 
 
 @dataclass
@@ -76,12 +74,7 @@ def main(
     print(headline(where), flush=True)
     with tempfile.TemporaryDirectory(prefix="shoal-swap-") as scratch:
         figures = asyncio.run(measure(Path(scratch), 20 if quick else 1000, 10 if quick else 200, random.Random(seed)))
-    figures["met"] = met(figures)
-    print("| figure | value |\n|---|---|")
-    print("\n".join(f"| `{name}` | {figure} |" for name, figure in figures.items()))
-    if json_file:
-        json_file.write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n")
-    sys.exit(0 if figures["met"] else 1)
+    conclude(where, figures, met=met(figures), json_file=json_file)
 
 
 def met(figures: Figures) -> bool:
@@ -100,7 +93,7 @@ def met(figures: Figures) -> bool:
 async def measure(home: Path, swaps: int, rollbacks: int, rng: random.Random) -> Figures:
     """Everything, on one Shoal of its own."""
     pack = StarterPack.found()
-    with Up(UpSettings.load(home=home, port=_free_port(), import_starter=False)) as up, Client(up.url) as client:
+    with Up(UpSettings.load(home=home, port=free_port(), import_starter=False)) as up, Client(up.url) as client:
         await asyncio.to_thread(up.wait_ready, 300)
         folders = [*pack.experts, *sums_of_two(pack.experts, VERSIONS - len(pack.experts), home / "made")]
         for folder in folders:
@@ -251,12 +244,6 @@ def _prompts() -> tuple[str, ...]:
 
 def _ms(seconds: list[float], percent: int) -> float:
     return round(1000 * statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1], 1)
-
-
-def _free_port() -> int:
-    with socket.socket() as link:
-        link.bind(("127.0.0.1", 0))
-        return int(link.getsockname()[1])
 
 
 if __name__ == "__main__":

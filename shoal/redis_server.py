@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from shoal.errors import UpError
+from shoal.ports import free_port
 from shoal.processes import ProcessSpec
 
 FIRST_OF_MANY_FILES = 7  # Redis 7 and every Valkey append to a folder of files, Redis 6 to one file
@@ -45,7 +46,7 @@ class RedisServer:
                 f"{folder} was written by Redis 7 or later, and {binary} is older: it would start empty. "
                 "Install redis-server 7, or use another --home."
             )
-        port, password = _free_port(), secrets.token_urlsafe(24)
+        port, password = free_port(), secrets.token_urlsafe(24)
         config = folder / "redis.conf"
         config.unlink(missing_ok=True)
         config.touch(mode=0o600)
@@ -163,9 +164,3 @@ def _major(binary: str) -> int:
     told = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
     version = re.search(r"v=(\d+)", told)
     return int(version.group(1)) if version else FIRST_OF_MANY_FILES
-
-
-def _free_port() -> int:
-    with socket.socket() as link:
-        link.bind(("127.0.0.1", 0))
-        return int(link.getsockname()[1])

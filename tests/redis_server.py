@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+
+from shoal.ports import free_port
 
 
 def binary() -> str | None:
@@ -25,12 +26,6 @@ def binary() -> str | None:
         return None
     carried = Path(spec.origin).parent / "bin" / "redis-server"
     return str(carried) if carried.exists() else None
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class RedisServer:

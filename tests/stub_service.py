@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from registry.settings import RegistrySettings
-from tests.redis_server import free_port
+from shoal.ports import free_port
 
 SERVES = b"_bentoml_impl.worker.service"
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
+from shoal.ports import free_port
 from shoal.up import Up
 from starter.pack import load_pack
-from tests.e2e.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,8 +23,8 @@ from openai import OpenAI
 
 from shoal import leftovers
 from shoal.client import Client
+from shoal.ports import free_port
 from shoal.up import Up
-from tests.e2e.conftest import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl are Linux's")
 

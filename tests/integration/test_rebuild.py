@@ -17,10 +17,10 @@ from registry.registry import Registry
 from registry.settings import RegistrySettings
 from shoal.cli import app as cli
 from shoal.cli import plugins
+from shoal.ports import free_port
 from swarm_worker.environment import here
 from swarm_worker.materialise import materialise
 from tests.peft_folders import write_adapter
-from tests.redis_server import free_port
 from tests.stub_service import StubService, running
 
 BOT = "bot"

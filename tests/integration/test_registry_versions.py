@@ -20,8 +20,9 @@ from registry.policy import Policy
 from registry.records import ExpertRef, Feedback, Interaction, Lineage, Replica, Version, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from shoal.ports import free_port
 from tests.peft_folders import write_adapter, write_base
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 
 
 def test_a_folder_becomes_a_version_once(registry: Registry, tmp_path: Path) -> None:

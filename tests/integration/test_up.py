@@ -19,10 +19,11 @@ import pytest
 from registry.connection import connect
 from shoal import leftovers, redis_server
 from shoal.errors import UpError
+from shoal.ports import free_port
 from shoal.processes import MARK, ProcessSpec
 from shoal.settings import UpSettings
 from shoal.up import Up
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl are Linux's")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import rival
-from bench.rivals import judged
+from bench.rivals import judged, met
 from registry.records import Event, now
 
 
@@ -58,3 +58,10 @@ def test_a_line_that_a_kill_cut_off_never_happened(tmp_path: Path) -> None:
     journal = tmp_path / "rival.jsonl"
     journal.write_text('{"began": {"id": "a", "expected": 0, "version": 1}}\n{"ended": {"id": "a"')
     assert [operation["id"] for operation in rival.open_operations(rival.read(journal))] == ["a"]
+
+
+def test_a_fight_with_too_few_moves_or_without_a_kill_is_no_success() -> None:
+    clean = {"moves": 40, "gaps": 0, "double_winners": 0, "told_wrongly": 0, "unanswered": 0, "kills": 9}
+    assert met(clean, 40)
+    for worse in ({"moves": 39}, {"kills": 0}, {"gaps": 1}, {"double_winners": 1}, {"told_wrongly": 1}):
+        assert not met(clean | worse, 40)
