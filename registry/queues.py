@@ -30,7 +30,7 @@ def celery_options(redis_url: str, namespace: str) -> dict[str, Any]:
     return {
         "broker_url": redis_url,
         "broker_transport_options": {
-            "global_keyprefix": f"{namespace}:celery:",
+            "global_keyprefix": _prefix(namespace),
             "visibility_timeout": 3600,
             "socket_keepalive": True,
             "health_check_interval": 10,
@@ -44,3 +44,17 @@ def celery_options(redis_url: str, namespace: str) -> dict[str, Any]:
         "task_default_queue": CONTROL,
         "task_routes": ROUTES,
     }
+
+
+def queue_key(namespace: str, queue: str) -> str:
+    """The Redis list in which the messages of a queue wait, as kombu names it."""
+    return f"{_prefix(namespace)}{queue}"
+
+
+def unacknowledged_key(namespace: str) -> str:
+    """The Redis hash of messages that a worker was given and has not done, as kombu names it."""
+    return f"{_prefix(namespace)}unacked"
+
+
+def _prefix(namespace: str) -> str:
+    return f"{namespace}:celery:"

@@ -71,7 +71,6 @@ class Service:
             settings.home / f"feedback-{settings.port}.jsonl",
             lambda items: feedback.take_spooled(registry, items),
             keeps=(RegistryDown, RecordNewer, RegistryWentBack),
-            tell=_count_spooled,
         )
         keyring = Keyring(
             registry.api_keys, settings.home / f"keys-{settings.port}.json", every=min(settings.poll_seconds, 0.5)
@@ -183,12 +182,6 @@ def _base_names(base: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((BASE, named)))
 
 
-def _count_spooled(waiting: int) -> None:
-    from service import metrics
-
-    metrics.SPOOLED.set(waiting)
-
-
 def _count_residents(event: ResidentEvent) -> None:
     from service import metrics
 
@@ -217,6 +210,8 @@ class ShoalService:
 
     @bentoml.on_startup
     async def start(self) -> None:
+        from service.exposition import Exposition  # not earlier: BentoML sets prometheus_client's folder first
+
         die_with_parent()
         # Registry calls block, and a move waits for its replicas: more of them at once than asyncio's default of cores + 4.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="registry"))
@@ -227,12 +222,16 @@ class ShoalService:
         await service.start()
         app.state.parts, app.state.gateway = service.parts, service.gateway
         service.open(app.state.gatekeeper)
+        self._exposition = Exposition(service.parts)
         app.state.drain.install(service.parts.replica.stop, service.settings.stop_notice)
         self._service = service
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         await self._service.stop()
+
+    async def __metrics__(self, counted: str) -> str:
+        return counted + await self._exposition.text()
 
     async def __is_ready__(self) -> bool:
         return self._service.ready and not app.state.drain.stopping

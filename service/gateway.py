@@ -106,14 +106,11 @@ class ShoalGateway:
 
     def record(self, exchange: Exchange) -> None:
         """Keep an answer where prompts may be kept, so that feedback can name it."""
-        from service import metrics
-
         if self._parts.recorder is None or exchange.aborted or not exchange.choices:
             return
         record = _recorded(exchange)
         if record is not None:
             self._parts.recorder.record(record)
-            metrics.DROPPED.set(self._parts.recorder.dropped)
 
     def _model(self, name: str, parent: str | None) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "shoal", "parent": parent}

@@ -94,6 +94,11 @@ class Replica:
         return self._residents.leases
 
     @property
+    def loaded(self) -> frozenset[str]:
+        """The versions that can answer now."""
+        return frozenset(self._residents.ready)
+
+    @property
     def leftover(self) -> list[str]:
         """Versions that should have left the engine and have not; their removal is tried again at every look."""
         return sorted(self._residents.leftover)

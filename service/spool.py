@@ -33,7 +33,7 @@ class Spool:
     """A journal of feedback bodies.
 
     ``take`` hands bodies to the registry, all or none. It may raise RegistryDown (or whatever ``keeps`` says means the
-    same): then everything stays spooled. ``tell`` hears how many bodies wait, whenever that changes.
+    same): then everything stays spooled.
     """
 
     def __init__(
@@ -43,20 +43,17 @@ class Spool:
         *,
         every: float = 1.0,
         keeps: tuple[type[ShoalError], ...] = (RegistryDown, RecordNewer),
-        tell: Callable[[int], None] = lambda waiting: None,
     ) -> None:
         self._path = path
         self._replaying = path.with_suffix(".replaying")
         self._take = take
         self._every = every
         self._keeps = keeps
-        self._tell = tell
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._replay_on, name="feedback-spool", daemon=True)
 
     def start(self) -> None:
-        self._tell(self.waiting)
         self._thread.start()
 
     def stop(self) -> None:
@@ -68,6 +65,11 @@ class Spool:
     def waiting(self) -> int:
         """How many bodies are on disk and not yet in the registry."""
         return _lines(self._path) + _lines(self._replaying)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they take there."""
+        return _bytes(self._path) + _bytes(self._replaying)
 
     def add(self, bodies: list[Body]) -> None:
         """Write bodies down, each with its ``id``; they are on disk when this returns.
@@ -83,7 +85,6 @@ class Spool:
                     _sync_folder(self._path.parent)
         except OSError as error:
             raise FeedbackNotKept(error.strerror or str(error)) from error
-        self._tell(self.waiting)
 
     def replay(self) -> int:
         """Hand everything spooled to the registry; how many were taken. RegistryDown: it stays spooled."""
@@ -101,7 +102,6 @@ class Spool:
             if early:
                 self.add(early)
             self._replaying.unlink()
-        self._tell(self.waiting)
         return taken
 
     def _taken(self, bodies: list[Body], early: list[Body]) -> int:
@@ -182,6 +182,13 @@ def _lines(path: Path) -> int:
     try:
         return path.read_bytes().count(b"\n")
     except FileNotFoundError:  # it may be renamed or replayed at any moment
+        return 0
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
         return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from typing import Any
 
 from registry.errors import RegistryDown, ShoalError
 from registry.figures import Figures, first_field
@@ -73,30 +72,15 @@ class Tally:
             await self.flush()
 
     async def flush(self) -> None:
-        """Carry on what was counted up to now, and look up the ratings of the versions it was about."""
+        """Carry on what was counted up to now."""
         taken, self._sums = self._sums, {}
         try:
             await asyncio.to_thread(self._figures.add_many, taken)
         except RegistryDown:
             for (adapter, number), sums in taken.items():
                 self.add(f"{adapter}@{number}", **sums)
-            return
         except ShoalError as error:
             log.warning("figures of %d versions are lost: %s", len(taken), error)
-            return
-        try:
-            for adapter in {adapter for adapter, _ in taken}:
-                self._show_ratings(adapter, await asyncio.to_thread(self._figures.read, adapter))
-        except RegistryDown:
-            return
-
-    def _show_ratings(self, adapter: str, figures: dict[int, dict[str, Any]]) -> None:
-        from service import metrics
-
-        for number, of in figures.items():
-            label = f"{adapter}@{number}"
-            if of["rating_mean"] is not None and label in self._labels:
-                metrics.RATING.labels(label).set(of["rating_mean"])
 
 
 def tokens_of(exchange: Exchange) -> int:

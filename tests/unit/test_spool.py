@@ -136,12 +136,13 @@ def test_two_processes_share_a_journal_and_lose_nothing(tmp_path: Path) -> None:
     assert {body["id"] for body in taken} == {f"{place}-{number}" for place in (0, 1) for number in range(20)}
 
 
-def test_what_waits_is_told(tmp_path: Path) -> None:
-    told: list[int] = []
-    spool = Spool(tmp_path / "feedback.jsonl", lambda bodies: None, tell=told.append)
+def test_what_waits_can_be_asked(tmp_path: Path) -> None:
+    """How many items, and how many bytes."""
+    spool = Spool(tmp_path / "feedback.jsonl", lambda bodies: None)
     spool.add([{"id": "a"}, {"id": "b"}])
+    assert (spool.waiting, spool.size) == (2, (tmp_path / "feedback.jsonl").stat().st_size)
     spool.replay()
-    assert told == [2, 0]
+    assert (spool.waiting, spool.size) == (0, 0)
 
 
 def test_feedback_waits_for_the_answer_that_it_names(tmp_path: Path) -> None:
