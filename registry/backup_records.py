@@ -34,6 +34,8 @@ _PARTS = {
     "digests": "hash",
     "moves": "zset",
     "figures": "hash",
+    "feedback-slots": "hash",
+    "feedback-superseded": "hash",
     "run": "string",
     "runs": "zset",
 }

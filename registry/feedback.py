@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from registry.canonical import canonical
@@ -11,18 +11,23 @@ from registry.connection import RegistryRedis
 from registry.errors import BadInput, FeedbackConflict
 from registry.keys import Keys
 from registry.lua import script
+from registry.ratings import nano
 from registry.records import Feedback, Interaction
+from registry.standing import PARTS, rank, slots, standing
 
 _PAGE = 1000
-_LATER = frozenset({"conversation", "labels"})
-"""Fields that feedback did not have at first."""
+_CONTENT = 64  # characters of a fingerprint
+_NOT_SAID = {"at", "by", "schema_number"}
+Kept = tuple[Feedback, bool]
+"""The record that is kept, and whether it is new."""
 
 
 class FeedbackLog:
     """Feedback in the order it came.
 
     Guarantees: an id is stored once; the same id with the same content is answered with the first record; with other
-    content it is ``FeedbackConflict`` and nothing is stored. The time of arrival is not content.
+    content it is ``FeedbackConflict``. When it came, and by which key, is not content. A later rating by the same rater of
+    the same answer replaces the earlier in the figures (``registry/standing.py``); the log keeps both.
     """
 
     def __init__(self, client: RegistryRedis, keys: Keys) -> None:
@@ -30,47 +35,81 @@ class FeedbackLog:
         self._keys = keys
         self._add = script(client, "add_feedback")
 
-    def add(self, feedback: Feedback) -> tuple[Feedback, bool]:
-        """Stores it. Answers the record that is kept, and whether it is new."""
+    def add(self, feedback: Feedback) -> Kept:
+        """Stores it."""
         return self.add_many([feedback])[0]
 
-    def add_many(self, feedbacks: Sequence[Feedback]) -> list[tuple[Feedback, bool]]:
+    def add_many(self, feedbacks: Sequence[Feedback]) -> list[Kept]:
         """Stores them in order, in one round trip an adapter; those of one adapter all, or on a conflict none."""
         _same_content(feedbacks)
-        batches: dict[str, dict[str, Feedback]] = {}
-        for feedback in feedbacks:
-            batches.setdefault(feedback.adapter, {}).setdefault(feedback.id, feedback)
-        answers: dict[tuple[str, str], tuple[Feedback, bool]] = {}
-        for adapter, batch in batches.items():
-            args = [part for f in batch.values() for part in (f.id, fingerprint(f), f.model_dump_json(), *_rated(f))]
-            keys = [self._keys.feedback(adapter), self._keys.feedback_order(adapter), self._keys.figures(adapter)]
-            answer, *held = self._add(keys=keys, args=args)
-            if answer == "conflict":
-                raise FeedbackConflict(held[0])
-            for feedback, record in zip(batch.values(), held, strict=True):
-                kept = Feedback.model_validate_json(record) if record else feedback
-                answers[adapter, feedback.id] = (kept, not record)
-        told: list[tuple[Feedback, bool]] = []
-        for feedback in feedbacks:  # an id that came twice in one call is new only the first time
-            kept, new = answers[feedback.adapter, feedback.id]
-            answers[feedback.adapter, feedback.id] = (kept, False)
-            told.append((kept, new))
-        return told
+        answers = self._added(feedbacks, "all")
+        return [
+            answer for answer in answers if not isinstance(answer, FeedbackConflict)
+        ]  # in 'all' a conflict is raised
+
+    def add_each(self, feedbacks: Sequence[Feedback]) -> list[Kept | FeedbackConflict]:
+        """Stores each by itself, in order: a conflict keeps back its own item only."""
+        return self._added(feedbacks, "each")
+
+    def _added(self, feedbacks: Sequence[Feedback], how: str) -> list[Kept | FeedbackConflict]:
+        batches: dict[str, list[int]] = {}
+        for place, feedback in enumerate(feedbacks):
+            batches.setdefault(feedback.adapter, []).append(place)
+        answers: dict[int, Kept | FeedbackConflict] = {}
+        for adapter, places in batches.items():
+            batch = [(feedbacks[place], fingerprint(feedbacks[place])) for place in places]
+            answers |= zip(places, self._stored(adapter, batch, how), strict=True)
+        return [answers[place] for place in range(len(feedbacks))]
+
+    def _stored(self, adapter: str, batch: list[tuple[Feedback, str]], how: str) -> list[Kept | FeedbackConflict]:
+        """One call, of one adapter. An id that comes twice is new the first time and known the second."""
+        keys = [self._keys.feedback(adapter), self._keys.feedback_order(adapter), self._keys.figures(adapter)]
+        keys += [self._keys.feedback_slots(adapter), self._keys.feedback_superseded(adapter)]
+        while True:
+            args = [part for feedback, content in batch for part in _arguments(feedback, content)]
+            told: list[str] = self._add(keys=keys, args=[how, *args])
+            answer, *held = told
+            if answer == "done":
+                return [_answered(feedback, word) for (feedback, _), word in zip(batch, held, strict=True)]
+            taken, record = held
+            # The content of a record that was stored with other fields than today's is told by its record alone.
+            batch = [(one, record[:_CONTENT] if one.id == taken else content) for one, content in batch]
+            if not any(one.id == taken and _same(one, record) for one, _ in batch):
+                raise FeedbackConflict(taken)
 
     def count(self, adapter: str) -> int:
         """How many there are, ever."""
         return int(self._redis.hlen(self._keys.feedback(adapter)))
 
+    def superseded_count(self, adapter: str) -> int:
+        """Of how many a part was replaced by a later one."""
+        return int(self._redis.hlen(self._keys.feedback_superseded(adapter)))
+
+    def superseded(self, adapter: str, ids: Sequence[str]) -> list[dict[str, str]]:
+        """For each id the parts of it that were replaced (``rating``, ``correction``, ``pair``), and the id of what did."""
+        told: Any = self._redis.hmget(self._keys.feedback_superseded(adapter), list(ids)) if ids else []
+        return [dict(part.split(" ", 1) for part in (word or "").split(",") if part) for word in told]
+
     def all(self, adapter: str) -> list[Feedback]:
-        """Every one, oldest first; read a thousand at a time, so that Redis answers others in between."""
-        ids = self._redis.zrange(self._keys.feedback_order(adapter), 0, -1)
-        pages = (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))
-        return [feedback for page in pages for feedback in self._read(adapter, page)]
+        """Every one, oldest first; what was replaced, too."""
+        return [feedback for page in self.pages(adapter) for feedback in page]
+
+    def standing(self, adapter: str) -> list[Feedback]:
+        """Every one, oldest first, without what a later one replaced."""
+        return standing(self.all(adapter))
+
+    def pages(self, adapter: str) -> Iterator[list[Feedback]]:
+        """Every one, oldest first; a thousand at a time, so that Redis answers others in between."""
+        redis: Any = self._redis
+        order, after = self._keys.feedback_order(adapter), "-inf"
+        while page := redis.zrangebyscore(order, after, "+inf", start=0, num=_PAGE, withscores=True):
+            yield self._read(adapter, [member for member, _ in page])
+            after = f"({page[-1][1]:.0f}"
 
     def _read(self, adapter: str, ids: Iterable[Any]) -> list[Feedback]:
         wanted = list(ids)
         records = self._redis.hmget(self._keys.feedback(adapter), wanted) if wanted else []
-        return [Feedback.model_validate_json(record[65:]) for record in records if record]
+        return [Feedback.model_validate_json(record[_CONTENT + 1 :]) for record in records if record]
 
     def list(self, adapter: str, limit: int = 100, before: str | None = None) -> list[Feedback]:
         """Up to ``limit``, newest first; ``before`` is the id of the last one of the page before."""
@@ -86,21 +125,19 @@ class FeedbackLog:
 
 
 def fingerprint(feedback: Feedback) -> str:
-    """The content of a feedback, in 64 hex digits: everything but the time it came.
+    """The content of a feedback, in 64 hex digits: what was said of which answer.
 
-    What came to the record later is left out where it is not set, and the schema stands as it was: an id that was stored
-    before an upgrade may be sent again after it.
+    A field that says nothing but its default is left out, so a record that gains fields keeps its fingerprint.
     """
-    content = feedback.model_dump(mode="json", exclude={"at"}) | {"schema_number": 1}
-    said = {name: value for name, value in content.items() if value or name not in _LATER}
+    said = feedback.model_dump(mode="json", exclude=_NOT_SAID, exclude_defaults=True)
     return hashlib.sha256(canonical(said)).hexdigest()
 
 
 def join(fields: dict[str, Any], interaction: Interaction) -> Feedback:
     """The whole record of feedback that came by request id: what the rater said, of the answer that was recorded.
 
-    ``fields``: id, at, and what the caller sent. Prompt, answer, adapter and version come from the interaction, so a
-    caller cannot pin a rating on another version.
+    ``fields``: id, at, and what the caller sent. Prompt, answer, adapter, version and sampling parameters come from the
+    interaction, so a caller cannot pin a rating on another version; so does the conversation, where the caller names none.
     """
     recorded = {
         "request_id": interaction.request_id,
@@ -109,15 +146,34 @@ def join(fields: dict[str, Any], interaction: Interaction) -> Feedback:
         "messages": interaction.messages,
         "prompt": interaction.prompt,
         "answer": interaction.answer,
+        "sampling": interaction.sampling,
+        "conversation": fields.get("conversation") or interaction.conversation,
     }
     return Feedback(**{**fields, **recorded})
 
 
-def _rated(feedback: Feedback) -> tuple[str, str]:
-    """The version and its rating, where the feedback has both."""
-    if feedback.version is None or feedback.rating is None:
-        return "", ""
-    return str(feedback.version), repr(feedback.rating)
+def _arguments(feedback: Feedback, content: str) -> tuple[str, ...]:
+    """One item as ``lua/add_feedback.lua`` takes it."""
+    version = "" if feedback.version is None else str(feedback.version)
+    rating = "" if feedback.rating is None else str(nano(feedback.rating))
+    record, places = feedback.model_dump_json(exclude_none=True), slots(feedback)
+    return feedback.id, content, record, rank(feedback), version, rating, *(places.get(part, "") for part in PARTS)
+
+
+def _answered(feedback: Feedback, word: str) -> Kept | FeedbackConflict:
+    if not word:
+        return feedback, True
+    state, _, held = word.partition(" ")
+    if state == "conflict":
+        if not _same(feedback, held):
+            return FeedbackConflict(feedback.id)
+        held = held[_CONTENT + 1 :]
+    return Feedback.model_validate_json(held), False
+
+
+def _same(feedback: Feedback, held: str) -> bool:
+    """Whether what is held under the id (its fingerprint, a blank, its record) says the same."""
+    return fingerprint(Feedback.model_validate_json(held[_CONTENT + 1 :])) == fingerprint(feedback)
 
 
 def _same_content(feedbacks: Sequence[Feedback]) -> None:

@@ -1,7 +1,8 @@
 """Figures: what each version did for its users, summed over all replicas and restarts.
 
 One hash an adapter, a sum a field; ``VERSION:FIELD``. Replicas add what they counted every few seconds; ratings are added
-in the same step that stores the feedback (``lua/add_feedback.lua``). A batch whose answer was lost on the wire may count
+in the same step that stores the feedback (``lua/add_feedback.lua``), in billionths, and taken back where a later one replaces
+them (``rating_sum`` holds those of before). A batch whose answer was lost on the wire may count
 twice: these are figures, not records.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from registry.connection import RegistryRedis
 from registry.keys import Keys
+from registry.ratings import NANO
 
 FIRST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the histogram of times to the first token, in seconds."""
@@ -63,7 +65,7 @@ def readable(sums: Sums) -> dict[str, Any]:
         "aborted": int(of("aborted")),
         "seconds_to_first_p50": _median(sums),
         "tokens_per_second": _ratio(of("tokens"), of("seconds")),
-        "rating_mean": _ratio(of("rating_sum"), of("ratings")),
+        "rating_mean": _ratio(of("rating_sum") + of("rating_nano") / NANO, of("ratings")),
         "ratings": int(of("ratings")),
         "shadow": {
             "requests": int(of("shadow_requests")),

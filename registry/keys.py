@@ -16,6 +16,8 @@ key (after the namespace)              type    holds
 ``{name}:feedback``                    hash    feedback id -> sha256 of its content, a space, Feedback as JSON
 ``{name}:figures``                     hash    VERSION:FIELD -> a sum (see ``registry/figures.py``)
 ``{name}:feedback-order``              zset    feedback id -> its place, 1 for the first
+``{name}:feedback-slots``              hash    who said what kind of thing of which answer -> the feedback that stands
+``{name}:feedback-superseded``         hash    feedback id -> which part of it was replaced, by which feedback
 ``interaction:{ID}``                   string  an Interaction as JSON; expires
 ``{:replicas}:until`` / ``:records``   zset /  replica id -> the second its record ends / a Replica as JSON
                                        hash
@@ -90,6 +92,12 @@ class Keys:
 
     def feedback_order(self, adapter: str) -> str:
         return self.of(adapter, "feedback-order")
+
+    def feedback_slots(self, adapter: str) -> str:
+        return self.of(adapter, "feedback-slots")
+
+    def feedback_superseded(self, adapter: str) -> str:
+        return self.of(adapter, "feedback-superseded")
 
     def figures(self, adapter: str) -> str:
         return self.of(adapter, "figures")

@@ -24,7 +24,7 @@ def named(client: RegistryRedis, keys: Keys) -> dict[str, list[str]]:
     found: defaultdict[str, set[str]] = defaultdict(set)
     for key in client.scan_iter(match=f"{_escaped(keys.namespace)}:*", count=1000):
         rest = str(key).removeprefix(f"{keys.namespace}:")
-        if rest.startswith(("interaction:", "{:artifacts}:", "celery:")) or re.search(r"}:feedback(-order)?$", rest):
+        if rest.startswith(("interaction:", "{:artifacts}:", "celery:")) or re.search(r"}:feedback(-[a-z]+)?$", rest):
             continue
         if rest.endswith("}:versions"):
             for record in client.hvals(key):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from registry.errors import RecordNewer
+from registry.ratings import Thumbs
 
 ADAPTER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 AdapterName = Annotated[str, StringConstraints(pattern=rf"^{ADAPTER_NAME.pattern}$")]
@@ -261,7 +262,7 @@ class Message(Record):
 class Interaction(Record):
     """One answer and the version that gave it; kept so that feedback by request id can be joined.
 
-    ``shadow``: a trial's answer on the side, that no user was given.
+    ``conversation``: the session that the request named. ``shadow``: a trial's answer on the side, that no user was given.
     """
 
     request_id: str
@@ -275,14 +276,21 @@ class Interaction(Record):
     at: datetime
     seconds: float = 0.0
     shadow: bool = False
+    conversation: str | None = None
     schema_number: int = SCHEMA
 
 
+ANONYMOUS = "anonymous"
+"""The rater of feedback that names none."""
+
+
 class Feedback(Record):
-    """What one rater said of one answer: a rating in [0, 1], a correction, or a preferred / rejected pair.
+    """What one rater said of one answer: a rating in [0, 1], a correction, a preferred / rejected pair, or words of it.
 
     ``conversation``: the caller's name for the exchange that the answer belongs to; a snapshot keeps all of one in one half.
-    ``labels``: what it is about, for filters and for balancing.
+    ``labels``: what it is about, for filters and for balancing. ``thumbs`` or ``stars``: what was sent, where the rating came
+    so (``registry/ratings.py``). ``sampling``: the parameters that the answer was made with. ``by``: the API key that brought
+    it ("admin": the one admin key; "": none was asked for); with ``rater`` it says who spoke (``registry/standing.py``).
     """
 
     id: str
@@ -296,10 +304,14 @@ class Feedback(Record):
     correction: str | None = None
     preferred: str | None = None
     rejected: str | None = None
-    rater: str = "anonymous"
+    thumbs: Thumbs | None = None
+    stars: int | None = Field(default=None, ge=1, le=5)
+    rater: str = ANONYMOUS
+    by: str = ""
     comment: str = ""
     conversation: str | None = None
     labels: tuple[str, ...] = ()
+    sampling: dict[str, Any] = Field(default_factory=dict)
     at: datetime
     schema_number: int = SCHEMA
 

@@ -1,4 +1,4 @@
-"""Which feedback counts: what the record refuses, what it resolves, and that ids survive an upgrade of the records."""
+"""Which feedback counts: what the record refuses, what it resolves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from registry.feedback import fingerprint
-from registry.records import Feedback, Message
 from registry.snapshot_filter import Chosen, SnapshotFilter
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,12 +50,3 @@ def test_names_are_taken_or_left_out() -> None:
     assert Chosen(include=("maths",)).takes_any(("maths", "easy"))
     assert not Chosen(include=("maths",)).takes_any(())
     assert not Chosen(include=("maths",), exclude=("easy",)).takes_any(("maths", "easy"))
-
-
-def test_an_id_from_before_an_upgrade_may_be_sent_again() -> None:
-    """The fingerprint of feedback without the later fields is what Shoal 0.1 stored."""
-    chat = (Message(role="user", content="2+2"),)
-    feedback = Feedback(id="fb-1", adapter="bot", messages=chat, answer="4", rating=1.0, at=AT)
-    assert fingerprint(feedback) == "377339c538c48591a57f4ea123da7de2e28fc004248106bd490906f0bcd459d4"
-    for later in ({"conversation": "c1"}, {"labels": ("maths",)}):
-        assert fingerprint(feedback.model_copy(update=later)) != fingerprint(feedback)
