@@ -19,9 +19,11 @@ MIN_FEEDBACK = 80
 """Fewest usable items for a run: half are searched on, and the gate does not decide on fewer than thirty unseen ones."""
 
 
-def begin(registry: Registry, spec: RunSpec, *, by: str) -> Run:
+def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = None) -> Run:
     """Freeze a snapshot of the adapter's feedback and record a run on it, ready to be advanced.
 
+    What the spec leaves open is the adapter's policy's. ``after``: the adapter's latest run ("" for none) when it was decided
+    to begin this one; where another began since, it is refused (``Runs.create``).
     Errors: AdapterUnknown; BadInput for experts that do not exist or are too few, or an adapter that has no champion;
     TooLittleFeedback; RunGoing. On any of them nothing is left behind but the snapshot's bytes, which no record names.
     """
@@ -29,7 +31,9 @@ def begin(registry: Registry, spec: RunSpec, *, by: str) -> Run:
     if adapter.rollout.champion is None:
         raise Conflict(f"'{spec.adapter}' has no champion to improve on. Import a version first.", adapter=spec.adapter)
     champion = registry.version(spec.adapter, adapter.rollout.champion)
+    spec = spec.filled(registry.policy(spec.adapter)[0].run)
     experts = _experts(registry, spec)
+    seen = registry.feedback.count(spec.adapter)  # first: what comes while the rest is read counts as new
     feedback = registry.feedback.all(spec.adapter)
     snapshot = freeze(spec.adapter, feedback, limit_search=spec.search_items, seed=spec.seed, at=now())
     have, need = len(snapshot.search) + len(snapshot.confirm), spec.min_feedback or MIN_FEEDBACK
@@ -45,9 +49,9 @@ def begin(registry: Registry, spec: RunSpec, *, by: str) -> Run:
         champion=_reference(champion),
         experts=tuple(_reference(expert) for expert in experts),
         snapshot=SnapshotRef(digest=stored, search=len(snapshot.search), confirm=len(snapshot.confirm)),
-        feedback_seen=len(feedback),
+        feedback_seen=seen,
     )
-    return registry.runs.create(run)
+    return registry.runs.create(run, after=after)
 
 
 def _experts(registry: Registry, spec: RunSpec) -> list[Version]:

@@ -1,17 +1,18 @@
-"""What happens to an adapter by itself, as a frozen record. Pure.
+"""What happens to an adapter by itself, as a frozen record. Pure. docs/adaptation.md explains it field by field.
 
 Every field takes effect; a field that is not known is refused. It is kept beside the rollout and changed by the same move.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from registry.durations import Seconds
 from registry.errors import BadInput
-from registry.records import SCHEMA, Record
+from registry.quiet_hours import window, zone
+from registry.records import SCHEMA, Record, RunOptions
 
 
 class CanaryPolicy(Record):
@@ -21,27 +22,47 @@ class CanaryPolicy(Record):
 
 
 class Policy(Record):
-    """When runs start by themselves, whether they may promote, and how trials begin.
+    """When runs start by themselves and with what, whether they may promote, and how trials begin.
 
-    ``adapt_every``: seconds (or 30m, 6h, 1d) between runs, 0: never by itself; ``adapt_min_new``: fewest new feedback items for
-    such a run; ``None`` leaves each to the worker's setting. ``promote``: whether a run may move the champion; if not, what it
-    finds is registered and left to a person.
+    When: ``adapt`` "never" stops every start by itself. ``adapt_every``: seconds (or 30m, 6h, 1d) between runs, 0: not by
+    time; ``adapt_min_new``: fewest new feedback items for such a run; ``None`` leaves each to the worker's setting.
+    ``adapt_after``: a run as soon as there are so many new feedback items, however short the last one is ago. When not:
+    ``quiet_hours`` ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of
+    ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``promote``: whether a run may move
+    the champion; if not, what it finds is registered and left to a person.
     """
 
+    adapt: Literal["when_due", "never"] = "when_due"
     adapt_every: Seconds | None = None
     adapt_min_new: int | None = Field(default=None, ge=1)
+    adapt_after: int | None = Field(default=None, ge=1)
+    quiet_hours: str | None = None
+    runs_a_day: int | None = Field(default=None, ge=1)
+    time_zone: str = "UTC"
+    run: RunOptions = RunOptions()
     promote: bool = True
     canary: CanaryPolicy = CanaryPolicy()
     schema_number: int = SCHEMA
+
+    @field_validator("quiet_hours")
+    @classmethod
+    def _two_times(cls, value: str | None) -> str | None:
+        if value is not None:
+            window(value)
+        return value
 
     @classmethod
     def read(cls, given: Any) -> Policy:
         """The policy that ``given`` (a parsed file or body) spells, or one ``BadInput`` that names every wrong field."""
         try:
-            return cls.model_validate(given)
+            policy = cls.model_validate(given)
         except ValidationError as wrong:
             problems = [_problem(error) for error in wrong.errors()]
             raise BadInput("The policy is not valid: " + "; ".join(problems), problems=problems) from wrong
+        zone(policy.time_zone)
+        return policy.model_copy(
+            update={"schema_number": SCHEMA}
+        )  # it is written now, whatever the file was written for
 
 
 def _problem(error: Any) -> str:
@@ -49,6 +70,23 @@ def _problem(error: Any) -> str:
     if not where:
         return "it must be a mapping of fields to values."
     if error["type"] == "extra_forbidden":
-        fields = [name for name in Policy.model_fields if name != "schema_number"]
+        fields = [name for name in _record_at(error["loc"][:-1]).model_fields if name != "schema_number"]
         return f"'{where}': there is no such field; there are {', '.join(fields)}."
-    return f"'{where}': {error['msg']}."
+    return f"'{where}': {error['msg'].removeprefix('Value error, ')}."
+
+
+def _record_at(place: tuple[Any, ...]) -> type[Record]:
+    """The record whose field was not known: the policy, or a record in one of its fields."""
+    found: type[Record] = Policy
+    for part in place:
+        field = found.model_fields.get(part) if isinstance(part, str) else None
+        records = [kind for kind in _kinds(field.annotation if field else None) if issubclass(kind, Record)]
+        found = records[0] if records else found
+    return found
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """The classes that an annotation is made of: itself, or those of ``X | None`` and ``tuple[X, ...]``."""
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return [annotation]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]

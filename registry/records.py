@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from registry.durations import Seconds
 from registry.errors import RecordNewer
 from registry.ratings import Thumbs
 
@@ -354,20 +355,37 @@ RunStatus = Literal["queued", "searching", "confirming", "promoting", "done", "s
 GOING: frozenset[str] = frozenset({"queued", "searching", "confirming", "promoting"})
 
 
-class RunSpec(Record):
-    """What a caller asks of a run. Every field has a default that is right for most."""
+class RunOptions(Record):
+    """With what a run searches. Every field has a default that is right for most; an adapter's policy may set others.
 
-    adapter: AdapterName
+    The budget: ``max_generations``, ``max_item_generations`` (positions times items that are scored in all) and
+    ``max_seconds`` of scoring, summed over the workers; whichever is used up first ends the search, which then confirms the
+    best it has found. A generation that would exceed ``max_item_generations`` is not begun.
+    """
+
     utility: Literal["preference"] = "preference"
     optimizer: Literal["bayesian", "cma_es", "lorahub", "model_swarms", "random_search"] = "cma_es"
     space: Literal["factors", "delta"] = "delta"
     experts: tuple[int, ...] | None = None
-    seed: int = Field(default=0, ge=0)
     max_generations: int | None = Field(default=None, ge=1, le=1000)
+    max_item_generations: int | None = Field(default=None, ge=1)
+    max_seconds: Seconds | None = Field(default=None, gt=0)
     search_items: int = Field(default=200, ge=10, le=5000)
     min_feedback: int | None = Field(default=None, ge=20)
+
+
+class RunSpec(RunOptions):
+    """What a caller asks of a run."""
+
+    adapter: AdapterName
+    seed: int = Field(default=0, ge=0)
     promote: bool = True
     reason: str = ""
+
+    def filled(self, options: RunOptions) -> Self:
+        """With ``options`` for every field that its caller did not set."""
+        open_ones = RunOptions.model_fields.keys() - self.model_fields_set
+        return self.model_copy(update={name: getattr(options, name) for name in open_ones})
 
 
 class Run(Record):

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from registry.errors import RunGoing, RunUnknown
+from registry.errors import Conflict, RunGoing, RunUnknown
 from registry.keys import Keys
 from registry.records import Run, now
 
@@ -42,17 +42,25 @@ class Runs:
 
     # Records ----------------------------------------------------------------------------------------------------------
 
-    def create(self, run: Run) -> Run:
-        """Begin ``run``; RunGoing when another run of its adapter has not ended."""
+    def create(self, run: Run, *, after: str | None = None) -> Run:
+        """Begin ``run``; RunGoing when another run of its adapter has not ended.
+
+        ``after``: the id of the adapter's latest run that the caller decided upon, "" for none. Where another began since it is
+        RunGoing, or Conflict if that has ended: of all who decided upon the same latest run, one begins the next.
+        """
         # The record first: a place that is taken always names a run that can be read, ticked and cancelled.
         self._write(run, expected=-1)
         place = self._keys.going(run.spec.adapter)
-        ended = ""
+        ended = after or ""
         while (holder := str(self._create(keys=[place], args=[run.id, ended]))) != run.id:
             rival = self.find(holder)
-            if rival is not None and rival.going:
+            if after is not None or (rival is not None and rival.going):
                 self._redis.delete(*(self._key(run.id, part) for part in ("record", "revision", "events")))
-                raise RunGoing(run.spec.adapter, holder)
+                if rival is None or rival.going:
+                    raise RunGoing(run.spec.adapter, holder)
+                raise Conflict(
+                    f"Run {holder} of '{run.spec.adapter}' began and ended meanwhile: decide again.", run_id=holder
+                )
             ended = holder  # it ended: the place is free
         score = run.created_at.timestamp()
         self._redis.zadd(self._keys.runs, {run.id: score})
@@ -62,6 +70,11 @@ class Runs:
     def find(self, run_id: str) -> Run | None:
         text = self._redis.get(self._key(run_id, "record"))
         return Run.model_validate_json(text) if text else None
+
+    def latest(self, adapter: str) -> Run | None:
+        """The run that began last, going or ended."""
+        holder = self._redis.get(self._keys.going(adapter))
+        return self.find(str(holder)) if holder else None
 
     def get(self, run_id: str) -> Run:
         run = self.find(run_id)

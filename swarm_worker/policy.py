@@ -1,48 +1,127 @@
-"""When a run starts by itself: every so often, if there is enough new feedback."""
+"""When a run starts by itself: what an adapter's policy says, asked at every tick.
+
+Ticks may come late, twice, or from two schedulers at once. Whoever decides does so upon the adapter's latest run, and a run
+begins only while that is the latest still (``Runs.create``): of any number of ticks that saw the same, one begins a run, even if
+that run has ended before the last of them acts. The run remembers how much feedback there was; the next needs more.
+"""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
 from registry.adaptation import begin
-from registry.errors import ShoalError
+from registry.errors import RegistryDown, ShoalError
 from registry.policy import Policy
+from registry.quiet_hours import day_began, is_quiet, zone
 from registry.records import Adapter, Run, RunSpec, now
 from registry.registry import Registry
 from swarm_worker.settings import WorkerSettings
 
+log = logging.getLogger("shoal.policy")
 SCHEDULE = "schedule"
 """Who a run that starts by itself says it was started by."""
+_PAGE = 100
 
 
-def start_due_runs(registry: Registry, settings: WorkerSettings) -> list[Run]:
-    """Begin a run for each adapter that is due. Called by every tick; two at once begin one run (RunGoing)."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of an adapter when it is asked whether a run is due. ``since``: seconds since its latest run began, or
+    since it was created; ``fresh``: feedback items that came since; ``today``: runs that started by themselves today."""
+
+    at: datetime
+    since: float
+    fresh: int
+    going: bool = False
+    today: int = 0
+
+
+def start_due_runs(
+    registry: Registry, settings: WorkerSettings, refused: dict[str, tuple[int, int]] | None = None
+) -> list[Run]:
+    """Begin a run for each adapter that is due. Called by every tick; repeated or at once, one run begins for one reason.
+
+    ``refused``: kept by the caller from tick to tick, the adapters that were due and could not begin (too little usable
+    feedback, too few experts): they are asked again once there is more feedback or their rollout moved.
+    """
     policies = registry.policies()
-    if settings.adapt_every <= 0 and not any(policy.adapt_every for policy in policies.values()):
+    refused = {} if refused is None else refused
+    if settings.adapt_every <= 0 and not any(_starts(policy) for policy in policies.values()):
         return []
     started = []
     for adapter in registry.adapters():
         policy = policies.get(adapter.name, Policy())
-        reason = due(registry, settings, adapter, policy)
-        if reason is None:
+        if policy.adapt == "never" or not (settings.adapt_every > 0 or _starts(policy)):
             continue
-        spec = RunSpec(adapter=adapter.name, seed=registry.feedback.count(adapter.name), reason=reason)
+        state = (registry.feedback.count(adapter.name), adapter.rollout.revision)
+        if refused.get(adapter.name) == state:
+            continue
         try:
-            started.append(begin(registry, spec, by=SCHEDULE))
-        except ShoalError:
-            continue  # too little feedback yet, too few experts, or a run was started meanwhile: the next tick asks again
+            run = _start_if_due(registry, settings, adapter, policy, feedback=state[0])
+        except RegistryDown:
+            raise
+        except ShoalError as error:
+            log.info("no run of %s: %s", adapter.name, error.message)
+            refused[adapter.name] = state
+        else:
+            started += [run] if run else []
     return started
 
 
-def due(registry: Registry, settings: WorkerSettings, adapter: Adapter, policy: Policy) -> str | None:
-    """Why a run of ``adapter`` is due now, in words; None while it is not. Its policy goes before the worker's settings."""
+def due(policy: Policy, settings: WorkerSettings, seen: Seen) -> str | None:
+    """Why a run is due, in words; None while it is not. The policy goes before the worker's settings."""
+    if policy.adapt == "never" or seen.going or _held_back(policy, seen):
+        return None
     every = settings.adapt_every if policy.adapt_every is None else policy.adapt_every
     enough = settings.adapt_min_new if policy.adapt_min_new is None else policy.adapt_min_new
-    if every <= 0:
+    if every > 0 and seen.since >= every and seen.fresh >= enough:
+        return f"{seen.fresh} new feedback items, {seen.since:.0f} s since the last run"
+    if policy.adapt_after is not None and seen.fresh >= policy.adapt_after:
+        return f"{seen.fresh} new feedback items, at least {policy.adapt_after}"
+    return None
+
+
+def _starts(policy: Policy) -> bool:
+    """Whether the policy itself has something that starts runs."""
+    return bool(policy.adapt != "never" and (policy.adapt_every or policy.adapt_after))
+
+
+def _held_back(policy: Policy, seen: Seen) -> bool:
+    if policy.quiet_hours is not None and is_quiet(policy.quiet_hours, zone(policy.time_zone), seen.at):
+        return True
+    return policy.runs_a_day is not None and seen.today >= policy.runs_a_day
+
+
+def _start_if_due(
+    registry: Registry, settings: WorkerSettings, adapter: Adapter, policy: Policy, *, feedback: int
+) -> Run | None:
+    at = now()
+    latest = registry.runs.latest(adapter.name)
+    seen = Seen(
+        at=at,
+        since=(at - (latest.created_at if latest else adapter.created_at)).total_seconds(),
+        fresh=feedback - (latest.feedback_seen if latest else 0),
+        going=latest is not None and latest.going,
+        today=_started_today(registry, adapter.name, policy, at),
+    )
+    reason = due(policy, settings, seen)
+    if reason is None:
         return None
-    latest = next(iter(registry.runs.list(adapter.name, limit=1)), None)
-    since = (now() - (latest.created_at if latest else adapter.created_at)).total_seconds()
-    if (latest and latest.going) or since < every:
-        return None
-    fresh = registry.feedback.count(adapter.name) - (latest.feedback_seen if latest else 0)
-    if fresh < enough:
-        return None
-    return f"{fresh} new feedback items, {since:.0f} s since the last run"
+    spec = RunSpec(adapter=adapter.name, seed=feedback, reason=reason)
+    return begin(registry, spec, by=SCHEDULE, after=latest.id if latest else "")
+
+
+def _started_today(registry: Registry, adapter: str, policy: Policy, at: datetime) -> int:
+    """Runs of the adapter that started by themselves since its midnight; 0 where nobody counts them."""
+    if policy.runs_a_day is None:
+        return 0
+    midnight = day_began(zone(policy.time_zone), at)
+    count, before = 0, None
+    while page := registry.runs.list(adapter, limit=_PAGE, before=before):
+        for run in page:
+            if run.created_at < midnight:
+                return count
+            count += run.created_by == SCHEDULE
+        before = page[-1].id
+    return count

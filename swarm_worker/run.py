@@ -75,6 +75,9 @@ class RunDriver:
         if run.spec.max_generations is not None:
             options["max_generations"] = run.spec.max_generations
         optimizer = search.make(run.spec.optimizer, n_experts=len(run.experts), seed=run.spec.seed, **options)
+        if refused := self._beyond(run, optimizer):
+            self._end(run, "failed", f"Not one generation fits the budget: {refused}")
+            return
         searching = {"status": "searching", "max_generations": optimizer.options.max_generations}
         if begun := self.registry.runs.save(run.model_copy(update=searching), optimizer.to_json()):
             self._open_search(begun, optimizer.ask())
@@ -92,7 +95,7 @@ class RunDriver:
         if optimizer.best is None:
             failure = next((outcome.error for outcome in outcomes if outcome.error), "no position could be scored")
             self._end(run, "failed", f"The search could not score its starts: {failure}")
-        elif (reason := optimizer.should_stop) is None:
+        elif (reason := optimizer.should_stop or self._beyond(run, optimizer)) is None:
             if moved := self.registry.runs.save(
                 run.model_copy(update={"generation": run.generation + 1}), optimizer.to_json()
             ):
@@ -200,6 +203,18 @@ class RunDriver:
         if lineage is None or [e.digest for e in lineage.experts] != [e.digest for e in run.experts]:
             return []
         return [lineage.coefficients] if lineage.space == run.spec.space else []
+
+    @staticmethod
+    def _beyond(run: Run, optimizer: search.Optimizer) -> str | None:
+        """Why the next generation would be beyond the run's budget; None while it is not."""
+        most, used = run.spec.max_item_generations, run.item_generations
+        if most is not None:
+            cost = len(optimizer.ask()) * (run.snapshot.search if run.snapshot else 0)
+            if used + cost > most:
+                return f"{used} of {most} item-generations are used, the next generation would take {cost}"
+        if run.spec.max_seconds is not None and run.search_seconds >= run.spec.max_seconds:
+            return f"{run.search_seconds:.0f} of {run.spec.max_seconds:.0f} s of scoring are used"
+        return None
 
     def _count(
         self, run: Run, outcomes: list[Outcome], reports: list[dict[str, Any]], optimizer: search.Optimizer

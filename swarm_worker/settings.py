@@ -7,10 +7,9 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from registry.durations import seconds
 from registry.errors import BadInput
 from registry.settings import explain
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class WorkerSettings(BaseSettings):
@@ -38,9 +37,7 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _duration(cls, value: Any) -> Any:
         """``6h`` reads better in an environment than ``21600``."""
-        if isinstance(value, str) and value[-1:] in _UNITS:
-            return float(value[:-1]) * _UNITS[value[-1]]
-        return value
+        return seconds(value)
 
     @classmethod
     def load(cls, **given: Any) -> WorkerSettings:

@@ -33,6 +33,12 @@ def driver() -> RunDriver:
     )
 
 
+@functools.cache
+def _refused() -> dict[str, tuple[int, int]]:
+    """What ``start_due_runs`` remembers from tick to tick in this process."""
+    return {}
+
+
 @app.task(name=ADVANCE)
 def advance(run_id: str) -> None:
     """Move a run on, as far as it can go now."""
@@ -52,6 +58,6 @@ def score_slice(run: str, step: str, index: int, work: dict[str, Any]) -> None:
 def tick() -> None:
     """Look after the runs that are going, and start those that are due."""
     driver().look_after()
-    for run in start_due_runs(driver().registry, driver().settings):
+    for run in start_due_runs(driver().registry, driver().settings, _refused()):
         log.info("run %s of %s starts by itself: %s", run.id, run.spec.adapter, run.spec.reason)
         app.send_task(ADVANCE, args=[run.id])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import pytest
+
+from registry.adaptation import begin
+from registry.errors import Conflict, RunGoing
 from registry.policy import Policy
-from registry.records import Feedback, now
+from registry.records import Feedback, RunOptions, RunSpec, now
 from registry.registry import Registry
+from registry.settings import RegistrySettings
+from swarm_worker import policy as schedule
 from swarm_worker.policy import SCHEDULE, start_due_runs
 from swarm_worker.settings import WorkerSettings
 from tests.peft_folders import write_adapter
@@ -65,3 +73,111 @@ def test_nothing_starts_by_itself_unless_it_is_asked_for(registry: Registry, tmp
     give(registry, 200)
     assert start_due_runs(registry, WorkerSettings()) == []
     assert start_due_runs(registry, WorkerSettings(adapt_every="6h", adapt_min_new=10)) == []
+
+
+def test_a_run_starts_after_so_much_feedback_and_not_again_for_it(registry: Registry, tmp_path: Path) -> None:
+    """However it ended: a run that failed at once waits for new feedback, tick after tick."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy(adapt_after=100), by="test")
+    give(registry, 100)
+    for first in (100, 200):
+        (run,) = start_due_runs(registry, WorkerSettings())
+        registry.runs.save(run.model_copy(update={"status": "failed", "outcome": "at once"}))
+        assert [start_due_runs(registry, WorkerSettings()) for _ in range(3)] == [[], [], []]
+        give(registry, 100, first=first)
+
+
+def test_the_day_has_a_cap_that_counts_only_what_started_by_itself(registry: Registry, tmp_path: Path) -> None:
+    """A person's run is not counted, and is not kept back by it."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy(adapt_after=1, runs_a_day=2), by="test")
+    for number in range(4):
+        give(registry, 100, first=100 * number)
+        by_hand = begin(registry, RunSpec(adapter=BOT), by="ann")
+        registry.runs.cancel(by_hand.id, outcome="test")
+        give(registry, 1, first=1000 + number)
+        started = start_due_runs(registry, WorkerSettings())
+        assert len(started) == (number < 2), number
+        for run in started:
+            registry.runs.cancel(run.id, outcome="test")
+
+
+def test_a_run_searches_with_what_the_policy_says(registry: Registry, tmp_path: Path) -> None:
+    """One that starts by itself, and one whose caller leaves it open; what a caller says goes before it."""
+    an_adapter(registry, tmp_path)
+    options = RunOptions(optimizer="random_search", space="factors", max_item_generations=4000, min_feedback=20)
+    registry.set_policy(BOT, Policy(adapt_after=1, run=options), by="test")
+    give(registry, 30)
+    (run,) = start_due_runs(registry, WorkerSettings())
+    assert (run.spec.optimizer, run.spec.space, run.spec.max_item_generations) == ("random_search", "factors", 4000)
+    registry.runs.cancel(run.id, outcome="test")
+    by_hand = begin(registry, RunSpec(adapter=BOT, space="delta"), by="ann")
+    assert (by_hand.spec.optimizer, by_hand.spec.space) == ("random_search", "delta")
+
+
+def test_a_late_tick_does_not_begin_what_was_begun_and_has_ended(registry: Registry, tmp_path: Path) -> None:
+    """Two ticks decide upon the same latest run; the first one's run has ended when the second acts: there is one run."""
+    an_adapter(registry, tmp_path)
+    give(registry, 100)
+    first = begin(registry, RunSpec(adapter=BOT), by=SCHEDULE, after="")
+    with pytest.raises(RunGoing):
+        begin(registry, RunSpec(adapter=BOT), by=SCHEDULE, after="")
+    registry.runs.cancel(first.id, outcome="test")
+    with pytest.raises(Conflict, match="began and ended meanwhile"):
+        begin(registry, RunSpec(adapter=BOT), by=SCHEDULE, after="")
+    assert [run.id for run in registry.runs.list(BOT)] == [first.id]
+    second = begin(registry, RunSpec(adapter=BOT), by=SCHEDULE, after=first.id)
+    assert registry.runs.latest(BOT) == second
+
+
+def _ticks(settings: RegistrySettings, rounds: int, together: Barrier) -> None:
+    """A scheduler of its own process, whose runs end as soon as they begin."""
+    registry = Registry.open(settings)
+    for _ in range(rounds):
+        together.wait(60)
+        for _ in range(3):
+            for run in start_due_runs(registry, WorkerSettings()):
+                registry.runs.cancel(run.id, outcome="at once")
+        together.wait(60)
+    registry.close()
+
+
+def test_two_schedulers_at_once_start_one_run_for_one_reason(
+    registry: Registry, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """Two real processes tick at the same moment, three times each, and every run ends at once: one run a batch of feedback."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy(adapt_after=100), by="test")
+    spawn, rounds = multiprocessing.get_context("spawn"), 5
+    together = spawn.Barrier(3)
+    beats = [spawn.Process(target=_ticks, args=(registry_settings, rounds, together)) for _ in range(2)]
+    for beat in beats:
+        beat.start()
+    try:
+        for number in range(rounds):
+            give(registry, 100, first=100 * number)
+            together.wait(120)  # both tick
+            together.wait(120)  # both have
+            assert len(registry.runs.list(BOT)) == number + 1
+    finally:
+        together.abort()
+        for beat in beats:
+            beat.join(30)
+            beat.kill()
+
+
+def test_what_cannot_begin_is_not_tried_at_every_tick(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feedback that says nothing usable is read once; more of it, or a move, and it is asked again."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy(adapt_after=10), by="test")
+    tried: list[str] = []
+    real = schedule.begin
+    monkeypatch.setattr(schedule, "begin", lambda *args, **how: (tried.append("begin"), real(*args, **how))[1])
+    give(registry, 10)
+    refused: dict[str, tuple[int, int]] = {}
+    assert [start_due_runs(registry, WorkerSettings(), refused) for _ in range(3)] == [[], [], []]
+    assert len(tried) == 1
+    give(registry, 90, first=10)
+    assert len(start_due_runs(registry, WorkerSettings(), refused)) == 1

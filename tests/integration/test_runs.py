@@ -227,6 +227,31 @@ def test_a_policy_that_changes_at_the_last_moment_is_kept(workshop: Workshop) ->
     assert registry.rollout(BOT).champion == 1
 
 
+def test_a_run_stays_within_its_budget(workshop: Workshop) -> None:
+    """In item-generations it never exceeds it and confirms what it found; in seconds it stops after the generation that
+    used them up; where not one generation fits it says so."""
+    give_feedback(workshop, 120)
+    begun = begin(workshop.registry, RunSpec(adapter=BOT, promote=False, search_items=20), by="test")
+    workshop.driver.advance(begun.id)
+    first = sum(len(message["work"]["moves"]) for message in workshop.queue) * 20
+    workshop.registry.runs.cancel(begun.id, outcome="test")
+    workshop.queue.clear()
+
+    def run(**budget: Any) -> Run:
+        spec = RunSpec(adapter=BOT, promote=False, search_items=20, **budget)
+        return workshop.finish(begin(workshop.registry, spec, by="test"))
+
+    items = run(max_item_generations=2 * first + 200)
+    assert items.decision is not None, items.outcome
+    assert first <= items.item_generations <= 2 * first + 200
+    timed = run(max_seconds=1e-6)
+    assert timed.decision is not None
+    assert (timed.generation, timed.item_generations) == (0, first)
+    none = run(max_item_generations=first - 1)
+    assert (none.status, none.item_generations) == ("failed", 0)
+    assert "budget" in none.outcome
+
+
 def test_default_experts_are_not_thousands(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a run is refused with what to do; those that are named are taken."""
     give_feedback(workshop, 120)

@@ -64,7 +64,7 @@ def test_a_history_of_before_is_folded() -> None:
 def test_a_policy_names_what_is_wrong_with_it() -> None:
     assert Policy.read({"adapt_every": "6h"}).adapt_every == 21600
     for wrong, named in (
-        ({"adapt_evry": 1}, "'adapt_evry': there is no such field; there are adapt_every"),
+        ({"adapt_evry": 1}, "'adapt_evry': there is no such field; there are adapt, adapt_every"),
         ({"adapt_every": "soon"}, "'adapt_every'"),
         ({"canary": {"share": 2}}, "'canary.share'"),
         ([], "must be a mapping"),
