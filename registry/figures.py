@@ -18,6 +18,8 @@ from registry.ratings import NANO
 
 FIRST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the histogram of times to the first token, in seconds."""
+RATING_SUMS = ("ratings", "rating_sum", "rating_nano")
+"""The fields that the mean rating of a version is made of."""
 Sums = Mapping[str, float]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from registry.figures import readable
+from registry.figures import RATING_SUMS, readable
 from registry.keys import Keys
 from registry.queues import CONTROL, SCORE, queue_key, unacknowledged_key
 from registry.records import Event, Rollout, Run
@@ -179,13 +179,11 @@ class LoopReader:
             with self._redis.pipeline(transaction=False) as pipe:
                 for name in page:
                     wanted = found.rollouts[name].pinned or (0,)
-                    pipe.hmget(
-                        self._keys.figures(name), [f"{n}:{part}" for n in wanted for part in ("ratings", "rating_sum")]
-                    )
+                    pipe.hmget(self._keys.figures(name), [f"{n}:{part}" for n in wanted for part in RATING_SUMS])
                 answers = pipe.execute()
             for name, sums in zip(page, answers, strict=True):
-                for number, count, total in zip(found.rollouts[name].pinned, sums[::2], sums[1::2], strict=False):
-                    told = readable({"ratings": float(count or 0), "rating_sum": float(total or 0)})
+                for number, held in zip(found.rollouts[name].pinned, _pages(sums, len(RATING_SUMS)), strict=False):
+                    told = readable({part: float(sum_ or 0) for part, sum_ in zip(RATING_SUMS, held, strict=True)})
                     found.ratings[f"{name}@{number}"] = Ratings(told["rating_mean"], told["ratings"])
 
     def _read_queues(self, found: LoopFigures) -> None:
@@ -212,7 +210,7 @@ def _add_work(run: Run, generations: Counter[str], items: Counter[str], seconds:
     seconds[adapter] += run.search_seconds  # type: ignore[assignment]  # a Counter adds up floats as well
 
 
-def _pages(of: Iterable[T]) -> Iterator[list[T]]:
+def _pages(of: Iterable[T], size: int = _PAGE) -> Iterator[list[T]]:
     rest = iter(of)
-    while page := list(islice(rest, _PAGE)):
+    while page := list(islice(rest, size)):
         yield page
