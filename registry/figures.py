@@ -9,7 +9,7 @@ twice: these are figures, not records.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from registry.connection import RegistryRedis
@@ -20,6 +20,8 @@ FIRST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the histogram of times to the first token, in seconds."""
 RATING_SUMS = ("ratings", "rating_sum", "rating_nano")
 """The fields that the mean rating of a version is made of."""
+COMPARED = (*RATING_SUMS, "rating_square_nano", "requests", "errors", "waits", "wait_logs", "wait_log_squares")
+"""What a trial is decided by. ``wait``: seconds until a user could read, the first token of a stream or the whole answer."""
 Sums = Mapping[str, float]
 
 
@@ -39,6 +41,19 @@ class Figures:
                 for field, amount in sums.items():
                     pipe.hincrbyfloat(self._keys.figures(adapter), f"{version}:{field}", amount)
             pipe.execute()
+
+    def sums(self, adapter: str, versions: Iterable[int]) -> dict[int, dict[str, float]]:
+        """What is compared in a trial (``COMPARED``), of these versions alone: zeros are left out. One round trip."""
+        wanted = [(version, field) for version in dict.fromkeys(versions) for field in COMPARED]
+        found: dict[int, dict[str, float]] = {version: {} for version, _ in wanted}
+        if wanted:
+            amounts = self._redis.hmget(
+                self._keys.figures(adapter), [f"{version}:{field}" for version, field in wanted]
+            )
+            for (version, field), amount in zip(wanted, amounts, strict=True):
+                if amount is not None and float(amount):
+                    found[version][field] = float(amount)
+        return found
 
     def read(self, adapter: str) -> dict[int, dict[str, Any]]:
         """The figures of each version that did anything, by number."""

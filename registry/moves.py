@@ -74,16 +74,24 @@ class Moves:
         return self._make(adapter, _Move("rolled_back", asked, rule), how)
 
     def start_canary(
-        self, adapter: str, version: int, share: float | None = None, *, shadow: bool = False, **how: Unpack[How]
+        self,
+        adapter: str,
+        version: int,
+        share: float | None = None,
+        *,
+        shadow: bool = False,
+        by_itself: bool = False,
+        **how: Unpack[How],
     ) -> Rollout:
         """``version`` goes on trial with ``share`` (0 to 1; default: the policy's) of the traffic; again: the share changes.
 
-        ``shadow``: the champion answers everything, the trial is scored on the side.
+        ``shadow``: the champion answers everything, the trial is scored on the side. ``by_itself``: no person asked, so a
+        withdrawn version is refused, and so is one beside another's trial.
         """
 
         def rule(seen: Seen, at: datetime) -> Rollout:
             given = seen.policy.canary.share if share is None else share
-            return rules.start_canary(seen.rollout, version, given, at=at, shadow=shadow)
+            return rules.start_canary(seen.rollout, version, given, at=at, shadow=shadow, by_itself=by_itself)
 
         def tells(seen: Seen, after: Rollout) -> dict[str, Any]:
             return {"share": after.challenger_share, "shadow": after.shadow}
@@ -93,11 +101,17 @@ class Moves:
             adapter, _Move("canary_started", f"put version {version} on trial {where}", rule, version, tells), how
         )
 
-    def end_canary(self, adapter: str, **how: Unpack[How]) -> Rollout:
-        """The trial ends; the champion answers everything."""
-        return self._make(
-            adapter, _Move("canary_ended", "end the trial", lambda seen, at: rules.end_canary(seen.rollout, at=at)), how
-        )
+    def end_canary(self, adapter: str, *, withdraw: bool = False, **how: Unpack[How]) -> Rollout:
+        """The trial ends; the champion answers everything. ``withdraw``: the version was found worse and is kept back."""
+
+        def rule(seen: Seen, at: datetime) -> Rollout:
+            return rules.end_canary(seen.rollout, at=at, withdraw=withdraw)
+
+        def tells(seen: Seen, after: Rollout) -> dict[str, Any]:
+            return {"withdrawn": True} if withdraw else {}
+
+        asked = "end the trial and keep its version back" if withdraw else "end the trial"
+        return self._make(adapter, _Move("canary_ended", asked, rule, tells=tells), how)
 
     def pin(self, adapter: str, version: int, **how: Unpack[How]) -> Rollout:
         """Every replica keeps ``version`` loaded until it is unpinned; a pinned version is not retired."""

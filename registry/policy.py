@@ -9,16 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from registry.canary_policy import CanaryPolicy
 from registry.durations import Seconds
 from registry.errors import BadInput
 from registry.quiet_hours import window, zone
 from registry.records import SCHEMA, Record, RunOptions
-
-
-class CanaryPolicy(Record):
-    """How a trial begins where its caller does not say. ``share``: of the traffic, 0 to 1."""
-
-    share: float = Field(default=0.05, ge=0.0, le=1.0)
 
 
 class Policy(Record):

@@ -208,6 +208,8 @@ EventKind = Literal[
     "policy_changed",
     "registry_accepted",
 ]
+QUIET: frozenset[str] = frozenset({"registered", "pinned", "unpinned", "policy_changed", "retired"})
+"""Events that leave who answers as it was."""
 _SENTENCES = {
     "created": "{by} created {adapter}",
     "registered": "{by} registered {adapter}@{version}",
@@ -351,8 +353,10 @@ class SnapshotRef(Record):
     confirm: int
 
 
-RunStatus = Literal["queued", "searching", "confirming", "promoting", "done", "stopped", "failed", "cancelled"]
-GOING: frozenset[str] = frozenset({"queued", "searching", "confirming", "promoting"})
+RunStatus = Literal[
+    "queued", "searching", "confirming", "promoting", "canary", "done", "stopped", "failed", "cancelled"
+]
+GOING: frozenset[str] = frozenset({"queued", "searching", "confirming", "promoting", "canary"})
 
 
 class RunOptions(Record):

@@ -299,6 +299,13 @@ class Registry(Moves):
                 raise NotReady(adapter, version, dict.fromkeys(seen.waiting, f"not ready within {timeout:g} s"))
             time.sleep(_POLL_SECONDS)
 
+    def start_canary(self, adapter: str, version: int, share: float | None = None, **how: Any) -> Rollout:
+        """As ``Moves.start_canary``; the event carries the sums of both versions, which the trial is decided from."""
+        champion = self.rollout(adapter).champion
+        sums = self.figures.sums(adapter, [number for number in (champion, version) if number is not None])
+        how["details"] = {**(how.get("details") or {}), "sums": {str(number): of for number, of in sums.items()}}
+        return super().start_canary(adapter, version, share, **how)
+
     def _make(self, *args: Any, **how: Any) -> Rollout:
         """Every move: none in a registry that went back."""
         self.guard.check()

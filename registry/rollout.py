@@ -64,11 +64,20 @@ def roll_back(rollout: Rollout, to: int | None = None, *, at: datetime) -> Rollo
     )
 
 
-def start_canary(rollout: Rollout, version: int, share: float, *, at: datetime, shadow: bool = False) -> Rollout:
+def start_canary(
+    rollout: Rollout, version: int, share: float, *, at: datetime, shadow: bool = False, by_itself: bool = False
+) -> Rollout:
     """``version`` goes on trial and answers ``share`` (0 to 1) of the traffic; the champion keeps the rest.
 
-    ``shadow``: it answers nobody; the champion answers everything and the trial is scored on the side.
+    ``shadow``: it answers nobody; the champion answers everything and the trial is scored on the side. ``by_itself``: no person
+    asked; then a version that was rolled back stays back, and so does one beside another's trial.
     """
+    if by_itself and version in rollout.withdrawn:
+        raise VersionWithdrawn(rollout.adapter, version)
+    if by_itself and rollout.challenger not in (None, version):
+        raise Conflict(
+            f"{rollout.adapter}@{rollout.challenger} is on trial.", adapter=rollout.adapter, version=rollout.challenger
+        )
     if rollout.champion is None:
         raise BadInput(f"'{rollout.adapter}' has no champion yet: promote a version first.", field="version")
     if version == rollout.champion:
@@ -86,8 +95,9 @@ def start_canary(rollout: Rollout, version: int, share: float, *, at: datetime, 
     )
 
 
-def end_canary(rollout: Rollout, *, at: datetime) -> Rollout:
-    """The trial ends and the champion answers everything again."""
+def end_canary(rollout: Rollout, *, at: datetime, withdraw: bool = False) -> Rollout:
+    """The trial ends and the champion answers everything again. ``withdraw``: the version was found worse; nothing promotes
+    it by itself."""
     if rollout.challenger is None:
         raise BadInput(f"'{rollout.adapter}' has no version on trial.", field="version")
     return rollout.model_copy(
@@ -96,6 +106,9 @@ def end_canary(rollout: Rollout, *, at: datetime) -> Rollout:
             "challenger": None,
             "challenger_share": 0.0,
             "shadow": False,
+            "withdrawn": tuple(dict.fromkeys((*rollout.withdrawn, rollout.challenger)))
+            if withdraw
+            else rollout.withdrawn,
             "moved_at": at,
         }
     )

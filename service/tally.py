@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 
 from registry.errors import RegistryDown, ShoalError
@@ -15,6 +16,7 @@ log = logging.getLogger("shoal.replica")
 MOST_LABELS = 256
 """Versions that get a Prometheus label of their own in one process; later ones share ``other``."""
 OTHER = "other"
+SHORTEST = 1e-6  # seconds: a logarithm needs some
 
 
 class Tally:
@@ -51,6 +53,9 @@ class Tally:
             counted["aborted"] = 1
         elif tokens:
             counted |= {"tokens": tokens, "seconds": exchange.seconds}
+        if outcome == "ok":
+            waited = math.log(max(exchange.seconds_to_first or exchange.seconds, SHORTEST))
+            counted |= {"waits": 1, "wait_logs": waited, "wait_log_squares": waited**2}
         if exchange.seconds_to_first is not None:
             metrics.FIRST_SECONDS.labels(label).observe(exchange.seconds_to_first)
             counted[first_field(exchange.seconds_to_first)] = 1

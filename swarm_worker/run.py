@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.errors import RegistryDown, ShoalError
-from registry.records import Lineage, Run, now
+from registry.records import QUIET, Lineage, Run, now
 from registry.registry import Registry
 from swarm_worker import search
 from swarm_worker.formula import describe
@@ -22,7 +22,6 @@ from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
 CONFIRM = "confirm"
-QUIET = {"registered", "pinned", "unpinned", "policy_changed", "retired"}  # events that leave traffic as it was
 
 
 def search_step(generation: int) -> str:

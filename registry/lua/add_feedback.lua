@@ -3,7 +3,7 @@
 --
 -- KEYS  1 {name}:feedback             hash  id -> sha256 of the content (64 characters), a space, feedback JSON
 --       2 {name}:feedback-order       zset  id -> its place, 1 for the first
---       3 {name}:figures              hash  VERSION:ratings, VERSION:rating_nano (billionths), and other sums
+--       3 {name}:figures              hash  VERSION:ratings, VERSION:rating_nano and :rating_square_nano (billionths), other sums
 --       4 {name}:feedback-slots       hash  slot -> rank (32 characters), version or '', ' ', rating in billionths or '', ' ', id
 --       5 {name}:feedback-superseded  hash  id -> 'PART ID' of what was replaced and by which, several with ',' between
 -- ARGV  1 'all' or 'each', then nines of: id, sha256 of the content, feedback JSON, rank, version or '', rating in billionths
@@ -18,7 +18,11 @@ local WIDTH = 9
 local function count(version, nano, by)
   if version == '' or nano == '' then return end
   redis.call('HINCRBY', KEYS[3], version .. ':ratings', by)
-  if nano ~= '0' then redis.call('HINCRBY', KEYS[3], version .. ':rating_nano', by > 0 and nano or '-' .. nano) end
+  if nano ~= '0' then
+    local square = string.format('%.0f', math.floor(tonumber(nano) ^ 2 / 1e9 + 0.5))  -- the same each time: taken back, none is left
+    redis.call('HINCRBY', KEYS[3], version .. ':rating_nano', by > 0 and nano or '-' .. nano)
+    redis.call('HINCRBY', KEYS[3], version .. ':rating_square_nano', by > 0 and square or '-' .. square)
+  end
 end
 
 local function supersede(id, part, by)
