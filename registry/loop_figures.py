@@ -24,6 +24,10 @@ _PAGE = 500
 _SKEW_SECONDS = 600.0  # by how much the clocks of machines that begin runs may differ
 MOVES = ("promoted", "rolled_back", "canary_started", "canary_ended")
 """The events that change who answers, and are counted."""
+CAUSES = ("operator", "run", "canary")
+"""Who may have made them: a person, a run whose finalist passed the gate, a trial that was decided by itself."""
+ENDINGS = ("promoted", "done", "stopped", "failed", "cancelled")
+DECISIONS = ("passed", "failed")
 
 
 @dataclass
@@ -197,7 +201,7 @@ class LoopReader:
 
 
 def cause_of(event: Event) -> str:
-    """Who moved a rollout, as one of few words: a ``run``, the ``canary`` by itself, or an ``operator``."""
+    """Who moved a rollout, as one of ``CAUSES``."""
     if event.by.startswith("run-"):
         return "run"
     return "canary" if event.by == "canary" else "operator"

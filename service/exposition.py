@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from typing import Literal
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from registry.errors import RegistryDown, ShoalError
-from registry.loop_figures import LoopFigures, LoopReader
+from registry.loop_figures import CAUSES, DECISIONS, ENDINGS, MOVES, LoopFigures, LoopReader
 from registry.records import GOING, Rollout
 from service.api.parts import Parts
 
@@ -171,13 +172,6 @@ def _loop(loop: LoopFigures) -> Iterator[_Sample]:
     yield "shoal_queue_unacknowledged", (), loop.unacknowledged
     for name in shown:
         yield from _adapter(name, loop)
-    for told, counts in (("shoal_runs_ended_total", loop.ended), ("shoal_gate_decisions_total", loop.decisions)):
-        for labels, count in counts.items():
-            if labels[0] in shown:
-                yield told, labels, count
-    for move, count in loop.moves.items():
-        if move[0] in shown:
-            yield "shoal_rollout_moves_total", move, count
     for version_name, ratings in loop.ratings.items():
         if version_name.rpartition("@")[0] in shown:
             yield "shoal_ratings_total", (version_name,), ratings.count
@@ -198,6 +192,13 @@ def _adapter(name: str, loop: LoopFigures) -> Iterator[_Sample]:
     yield "shoal_run_generations_total", (name,), loop.generations[name]
     yield "shoal_run_item_generations_total", (name,), loop.item_generations[name]
     yield "shoal_run_scoring_seconds_total", (name,), loop.scoring_seconds[name]
+    # Zeros, too: of a count that is first seen as 1 nobody can tell that it grew.
+    for outcome in ENDINGS:
+        yield "shoal_runs_ended_total", (name, outcome), loop.ended[name, outcome]
+    for outcome in DECISIONS:
+        yield "shoal_gate_decisions_total", (name, outcome), loop.decisions[name, outcome]
+    for kind, cause in product(MOVES, CAUSES):
+        yield "shoal_rollout_moves_total", (name, kind, cause), loop.moves[name, kind, cause]
     yield "shoal_feedback_items", (name,), loop.feedback.get(name, 0)
     yield "shoal_feedback_unused_items", (name,), loop.unused.get(name, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -9,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import redis_binary_or_skip
+from tests.promql import labels_of
+from tests.watch_files import ALERTS, alerts, check_query, exported, queries
 from tests.watched_house import BOT, House, house
 
 Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
@@ -18,15 +21,27 @@ Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house with a run behind it, a trial in it, and one answer of each kind."""
     with house(redis_binary_or_skip(), tmp_path_factory.mktemp("house")) as opened:
+        asked_in_the_shadow(opened)
         assert opened.ask(f"/api/adapters/{BOT}/canary", version=2, share=0.25).is_success
         opened.answers = [
             opened.chat("who are you", user="ann"),
             opened.chat("who are you", user="ann", stream=True),
             opened.chat("who are you", model="base"),
         ]
+        opened.chat("who are you", user="bob", model=f"{BOT}@2", max_tokens=0)
         rated = {"adapter": BOT, "version": opened.registry.rollout(BOT).champion, "prompt": "who", "answer": "me"}
         assert opened.ask("/api/feedback", id="rated-1", rating=0.75, **rated).is_success
         yield opened
+
+
+def asked_in_the_shadow(opened: House) -> None:
+    """A trial that answers nobody was asked once."""
+    assert opened.ask(f"/api/adapters/{BOT}/canary", version=3, shadow=True).is_success
+    assert opened.chat("who are you").is_success
+    until = time.monotonic() + 60
+    while "shoal_shadow_requests_total" not in opened.metrics():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def samples(text: str) -> Samples:
@@ -70,7 +85,7 @@ def test_one_scrape_shows_service_and_loop(watched: House) -> None:
     assert of(scrape, "shoal_run_scoring_seconds_total", adapter=BOT) == pytest.approx(run.search_seconds)
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="promoted", cause="run") == 1
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="promoted", cause="operator") == 1
-    assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="canary_started", cause="operator") == 1
+    assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="canary_started", cause="operator") == 2
     assert of(scrape, "shoal_feedback_items", adapter=BOT) == 121
     assert of(scrape, "shoal_feedback_unused_items", adapter=BOT) == 1
     assert of(scrape, "shoal_rating_mean", version=champion) == 0.75
@@ -79,6 +94,51 @@ def test_one_scrape_shows_service_and_loop(watched: House) -> None:
     assert sum(scrape["shoal_runs"].values()) == 0
     assert of(scrape, "process_resident_memory_bytes") > 1e6
     assert any(name.startswith("bentoml_service_") for name in scrape)
+
+
+def test_every_query_of_the_dashboard_asks_for_what_is_exported(watched: House) -> None:
+    """Names, labels and legends; vLLM's are held against a real vLLM, in tests/e2e."""
+    known = exported(watched.metrics())
+    asked = [each for each in queries() if "vllm:" not in each[1]]
+    assert len(asked) > 40
+    for panel, expression, legend in asked:
+        check_query(panel, expression, legend, known)
+
+
+def test_every_alert_asks_for_what_is_exported_and_says_what_to_do(watched: House) -> None:
+    """Names and labels; its runbook is a section of docs/operations.md; what it tells uses labels that it has."""
+    known = exported(watched.metrics())
+    page = (ALERTS.parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+    sections = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^## (.*)$", page, re.M)
+    }
+    for name, rule in alerts().items():
+        carried = labels_of(rule["expr"], known)
+        told = rule["annotations"]["summary"]
+        assert set(re.findall(r"\$labels\.(\w+)", told)) <= carried, name
+        path, _, section = rule["annotations"]["runbook"].partition("#")
+        assert path == "docs/operations.md"
+        assert section in sections, (name, section)
+
+
+def test_a_query_for_what_is_not_there_is_refused() -> None:
+    """The check above would fail for a wrong name, a wrong label, a label that a sum has taken away, a wrong legend."""
+    known = {"shoal_runs": frozenset({"adapter", "status"}), "shoal_champion_info": frozenset({"adapter", "version"})}
+    for wrong in (
+        "shoal_run",
+        'shoal_runs{adaptor="a"}',
+        "sum by (version) (shoal_runs)",
+        "max by (status) (sum by (adapter) (shoal_runs))",
+        "shoal_runs * on (version) shoal_champion_info",
+        "histogram_quantile(0.5, rate(shoal_runs[5m]))",
+        "sum(rate(shoal_runs[5m])",
+    ):
+        with pytest.raises(AssertionError):
+            check_query("wrong", wrong, "", known)
+    with pytest.raises(AssertionError):
+        check_query("wrong", "sum by (adapter) (shoal_runs)", "{{status}}", known)
+    right = "max by (adapter) (shoal_runs) * on (adapter) group_left (version) shoal_champion_info"
+    check_query("right", right, "{{adapter}} {{version}}", known)
 
 
 def test_with_redis_gone_a_scrape_says_so_and_leaves_out_what_it_cannot_know(watched: House) -> None:

@@ -43,3 +43,21 @@ def test_redis_keeps_what_it_is_given() -> None:
     command = yaml.safe_load(COMPOSE.read_text())["services"]["redis"]["command"]
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
+
+
+def test_what_watches_finds_its_files_and_its_key() -> None:
+    """The profile `watch`: each mounted file is in the repository, Prometheus scrapes every service, with the key."""
+    compose: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    watching = {name: each for name, each in compose["services"].items() if each.get("profiles") == ["watch"]}
+    assert set(watching) == {"prometheus", "grafana"}
+    for each in watching.values():
+        mounted = [volume.partition(":")[0] for volume in each["volumes"] if volume.startswith(".")]
+        assert mounted
+        assert all((COMPOSE.parent / path).exists() for path in mounted), mounted
+        assert all(port.startswith("127.0.0.1:") for port in each["ports"])
+    (job,) = yaml.safe_load((COMPOSE.parent / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (targets,) = job["dns_sd_configs"]
+    assert set(targets["names"]) == {name for name in compose["services"] if name.startswith("service")}
+    (secret,) = compose["secrets"]
+    assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert watching["prometheus"]["secrets"] == [secret]
