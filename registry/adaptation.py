@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from registry.errors import BadInput, Conflict, TooLittleFeedback
+from registry.grow import growth
 from registry.records import ExpertRef, Run, RunSpec, SnapshotRef, Version, now
 from registry.snapshots import freeze
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from registry.registry import Registry
 
 _PAGE = 500
+_LATEST = 100  # runs that are looked at to say whether an adapter is stuck
 MAX_EXPERTS = 100
 """Most imports that a run starts from by itself."""
 MIN_FEEDBACK = 80
@@ -33,6 +35,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
     champion = registry.version(spec.adapter, adapter.rollout.champion)
     spec = spec.filled(registry.policy(spec.adapter)[0].run)
     experts = _experts(registry, spec)
+    _can_grow(registry, spec)
     seen = registry.feedback.count(spec.adapter)  # first: what comes while the rest is read counts as new
     feedback = registry.feedback.all(spec.adapter)
     snapshot = freeze(spec.adapter, feedback, limit_search=spec.search_items, seed=spec.seed, at=now())
@@ -50,6 +53,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
         experts=tuple(_reference(expert) for expert in experts),
         snapshot=SnapshotRef(digest=stored, search=len(snapshot.search), confirm=len(snapshot.confirm)),
         feedback_seen=seen,
+        growth=growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version),
     )
     return registry.runs.create(run, after=after)
 
@@ -66,6 +70,28 @@ def _experts(registry: Registry, spec: RunSpec) -> list[Version]:
             field="experts",
         )
     return found
+
+
+def _can_grow(registry: Registry, spec: RunSpec) -> None:
+    """BadInput where a trained expert could not join: the search would find out after the training was paid for."""
+    if spec.grow.when == "never":
+        return
+    if spec.space != "delta":
+        raise BadInput(
+            "A run grows an expert in space 'delta' only: mixing factors needs experts that share theirs.", field="grow"
+        )
+    if spec.max_item_generations is not None and spec.grow.item_generations >= spec.max_item_generations:
+        raise BadInput(
+            f"The training alone takes {spec.grow.item_generations} item-generations, the budget is "
+            f"{spec.max_item_generations} (max_item_generations). Fewer grow.steps, or a larger budget.",
+            field="grow.steps",
+        )
+    if (spec.grow.rank or 0) > registry.settings.max_lora_rank:
+        raise BadInput(
+            f"grow.rank is {spec.grow.rank}, this service takes up to {registry.settings.max_lora_rank} "
+            "(SHOAL_MAX_LORA_RANK).",
+            field="grow.rank",
+        )
 
 
 def _imports(registry: Registry, adapter: str) -> list[Version]:

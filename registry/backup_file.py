@@ -28,7 +28,7 @@ from pydantic import Field, ValidationError
 from registry.backup_records import KINDS, Line
 from registry.errors import BackupDamaged, BadInput, RecordNewer
 from registry.peft_bytes import CONFIG, TENSORS, digest_of, parts_of
-from registry.records import SCHEMA, Record, check_schema
+from registry.record import SCHEMA, Record, check_schema
 
 FORMAT = 1
 """The newest layout of the tar that this code reads."""

@@ -13,10 +13,11 @@ DEPTH = 50
 
 
 def lineage_tree(version_of: Callable[[int], Version], number: int, depth: int = DEPTH) -> dict[str, Any]:
-    """Each node a version of one adapter, under ``experts`` those it was mixed from. ``VersionUnknown`` for the first.
+    """Each node a version of one adapter, under ``experts`` those it was mixed from, or the one it was trained from.
 
-    A version is opened once; where it comes again its node has no ``experts`` and ``"repeated": True``. Below ``depth``
-    levels a node has ``"deeper": True`` instead: its own lineage goes on from there. Retired versions are shown as any.
+    ``VersionUnknown`` for the first. A version is opened once; where it comes again its node has no ``experts`` and
+    ``"repeated": True``. Below ``depth`` levels a node has ``"deeper": True`` instead: its own lineage goes on from there.
+    Retired versions are shown as any.
     """
     first = version_of(number)
     read: dict[int, Version | None] = {number: first}
@@ -38,8 +39,8 @@ def lineage_tree(version_of: Callable[[int], Version], number: int, depth: int =
     while waiting:
         node, version, level = waiting.pop()
         node |= _facts(version) | {key: node[key] for key in ("name", "coefficient", "coefficients") if key in node}
-        made = version.lineage
-        if made is None:
+        made = _experts_of(version)
+        if not made:
             continue
         if version.version in opened:
             node["repeated"] = True
@@ -47,14 +48,22 @@ def lineage_tree(version_of: Callable[[int], Version], number: int, depth: int =
             node["deeper"] = True
         else:
             opened.add(version.version)
-            node["experts"] = [_expert(made, index) for index in range(len(made.experts))]
+            node["experts"] = [told for _, told in made]
             below = [
                 (child, found, level + 1)
-                for child, expert in zip(node["experts"], made.experts, strict=True)
+                for child, (expert, _) in zip(node["experts"], made, strict=True)
                 if (found := known(expert)) is not None
             ]
             waiting.extend(reversed(below))  # the first expert is opened first, as the tree is drawn
     return root
+
+
+def _experts_of(version: Version) -> list[tuple[ExpertRef, dict[str, Any]]]:
+    """What a version was made from, and how the tree tells of it: a mix from its experts, a trained expert from its start."""
+    if (made := version.lineage) is not None:
+        return [(expert, _expert(made, index)) for index, expert in enumerate(made.experts)]
+    start = version.training.start if version.training else None
+    return [(start, start.model_dump())] if start else []
 
 
 def _expert(made: Lineage, index: int) -> dict[str, Any]:
@@ -79,6 +88,10 @@ def _facts(version: Version) -> dict[str, Any]:
         "source": version.source,
         "retired": version.retired,
     }
+    if (trained := version.training) is not None:
+        training = trained.model_dump(exclude={"run_id", "snapshot", "seed", "start", "environment"})
+        told = {"run_id": trained.run_id, "snapshot": trained.snapshot, "seed": trained.seed}
+        return node | told | {"training": training | {"start": trained.start.name if trained.start else "the base"}}
     if made is None:
         return node
     kept = ("run_id", "formula", "space", "optimizer", "retained_energy", "snapshot", "seed", "gate")

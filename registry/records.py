@@ -9,44 +9,22 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints
 
 from registry.durations import Seconds
-from registry.errors import RecordNewer
+from registry.grow import Grow, Growth
 from registry.ratings import Thumbs
+from registry.record import SCHEMA, Record
 
 ADAPTER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 AdapterName = Annotated[str, StringConstraints(pattern=rf"^{ADAPTER_NAME.pattern}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Origin = Literal["import", "run", "trained"]
 
 
 def now() -> datetime:
     """The one clock of the registry."""
     return datetime.now(UTC)
-
-
-SCHEMA = 2
-"""The newest schema of stored records, files and backups that this code reads. Raise it when an older process would misread."""
-
-
-def check_schema(noun: str, number: Any) -> None:
-    """``RecordNewer`` for a schema number above ours; whatever is no number is for the reader of the record to refuse."""
-    if isinstance(number, int) and number > SCHEMA:
-        raise RecordNewer(noun, schema=number, known=SCHEMA)
-
-
-class Record(BaseModel):
-    """A frozen value. One that is stored by itself carries a schema number: a newer one is ``RecordNewer``, before
-    its fields are looked at, so that an older process says what to do instead of tripping over an unknown field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_newer(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "schema_number" in value and "schema_number" in cls.model_fields:
-            check_schema(cls.__name__.lower(), value["schema_number"])
-        return value
 
 
 class ExpertRef(Record):
@@ -111,14 +89,32 @@ class Lineage(Record):
         return tuple(self.coefficients[place] for place in places if place < len(self.coefficients))
 
 
+class Training(Record):
+    """How a version was trained: by gradient steps from ``start`` (None: a fresh adapter on the base) on ``items`` search items
+    of a snapshot, those that ``registry.grow.taught`` names from ``share`` and ``seed``."""
+
+    run_id: str
+    start: ExpertRef | None
+    snapshot: Digest
+    items: int
+    share: float
+    steps: int
+    rate: float
+    batch: int
+    rank: int
+    seed: int
+    environment: Environment | None = None
+
+
 class Version(Record):
-    """An immutable integer under an adapter, with the digest of its weights. ``source``: the address it came from."""
+    """An immutable integer under an adapter, with the digest of its weights. ``source``: the address it came from.
+    ``lineage``: of a mix; ``training``: of an expert that a run trained; an import has neither."""
 
     adapter: AdapterName
     version: int = Field(ge=1)
     digest: Digest
     label: str = ""
-    origin: Literal["import", "run"] = "import"
+    origin: Origin = "import"
     rank: int
     size: int
     created_at: datetime
@@ -126,6 +122,7 @@ class Version(Record):
     note: str = ""
     source: str = ""
     lineage: Lineage | None = None
+    training: Training | None = None
     retired: bool = False
     schema_number: int = SCHEMA
 
@@ -354,9 +351,9 @@ class SnapshotRef(Record):
 
 
 RunStatus = Literal[
-    "queued", "searching", "confirming", "promoting", "canary", "done", "stopped", "failed", "cancelled"
+    "queued", "growing", "searching", "confirming", "promoting", "canary", "done", "stopped", "failed", "cancelled"
 ]
-GOING: frozenset[str] = frozenset({"queued", "searching", "confirming", "promoting", "canary"})
+GOING: frozenset[str] = frozenset({"queued", "growing", "searching", "confirming", "promoting", "canary"})
 
 
 class RunOptions(Record):
@@ -376,6 +373,7 @@ class RunOptions(Record):
     max_seconds: Seconds | None = Field(default=None, gt=0)
     search_items: int = Field(default=200, ge=10, le=5000)
     min_feedback: int | None = Field(default=None, ge=20)
+    grow: Grow = Grow()
 
 
 class RunSpec(RunOptions):
@@ -408,6 +406,7 @@ class Run(Record):
     experts: tuple[ExpertRef, ...] = ()
     snapshot: SnapshotRef | None = None
     feedback_seen: int = 0
+    growth: Growth | None = None
     generation: int = 0
     max_generations: int = 0
     item_generations: int = 0

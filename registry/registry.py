@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from registry.api_keys import ApiKeys
 from registry.arrivals import Arrivals
@@ -24,7 +24,7 @@ from registry.keys import Keys
 from registry.lineage import lineage_tree
 from registry.moves import ATTEMPTS, Moves
 from registry.policy import Policy
-from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Rollout, Version, now
+from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Origin, Rollout, Training, Version, now
 from registry.replicas import Readiness, Replicas
 from registry.settings import RegistrySettings
 from registry.store import Store
@@ -186,8 +186,9 @@ class Registry(Moves):
         by: str,
         label: str = "",
         note: str = "",
-        origin: Literal["import", "run"] = "import",
+        origin: Origin = "import",
         lineage: Lineage | None = None,
+        training: Training | None = None,
         source: str = "",
     ) -> tuple[Version, bool]:
         """Adds the PEFT folder as the next version: inspect, store, record. The adapter is created when it is missing.
@@ -205,6 +206,7 @@ class Registry(Moves):
             note=note,
             origin=origin,
             lineage=lineage,
+            training=training,
             source=source,
             rank=facts.rank,
             size=artifact.size,
@@ -228,8 +230,9 @@ class Registry(Moves):
         by: str,
         label: str = "",
         note: str = "",
-        origin: Literal["import", "run"] = "import",
+        origin: Origin = "import",
         lineage: Lineage | None = None,
+        training: Training | None = None,
         source: str = "",
         rank: int,
         size: int,
@@ -255,6 +258,7 @@ class Registry(Moves):
                 created_by=by,
                 note=note,
                 lineage=lineage,
+                training=training,
                 source=source,
             )
             registered = Event(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from registry.errors import RegistryDown
 from registry.files import write_atomically
-from registry.records import SCHEMA, Rollout, Version, check_schema
+from registry.record import SCHEMA, check_schema
+from registry.records import Rollout, Version
 
 
 class Known:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from registry.errors import FeedbackNotKept, InteractionUnknown, RecordNewer, RegistryDown, ShoalError
-from registry.records import SCHEMA, check_schema, now
+from registry.record import SCHEMA, check_schema
+from registry.records import now
 
 log = logging.getLogger("shoal.spool")
 PATIENCE_SECONDS = 3600.0

@@ -8,7 +8,7 @@ backward pass of twice its work.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from swarm_worker.scoring.engine import Question
 from swarm_worker.utilities.right_answer import right_answer
 from swarm_worker.utilities.utility import Item, Utility
 
-ITEM_GENERATIONS_A_STEP = 3  # of one item: forward and backward
 BATCH_TOKENS = 4_096  # of one pass; a larger batch is several passes whose gradients add up
 WARM_UP = 0.1  # of the steps
 LAST_RATE = 0.1  # of the peak
@@ -48,12 +47,16 @@ def fine_tune(
     folder: Path,
     rank: int = 8,
     utility: Utility | None = None,
+    base_model: str | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> Path:
     """Train an adapter on the good answers of ``items`` and write it to ``folder``, which it returns.
 
     ``start``: a PEFT LoRA folder whose factors are trained on (rank, scaling and modules stay its own); None trains a
     fresh adapter of ``rank`` on all linear modules but the output layer. ``utility``: what asks the items, so that the prompts
-    and answers trained on are those it scores (``right_answer``); None: an item's own question and good answer.
+    and answers trained on are those it scores (``right_answer``); None: an item's own question and good answer. ``base_model``:
+    what the config names as its base; None: what ``start`` names, or ``base``. ``on_step`` is called before each step; what it
+    raises ends the training.
 
     AdamW without weight decay; the rate warms up over a tenth of the steps to ``rate`` and falls to a tenth of it on a half
     cosine; gradients are clipped at norm 1; nothing is dropped out. Items come in an order drawn from ``seed``, all of them
@@ -70,13 +73,13 @@ def fine_tune(
     if folder.exists():
         raise FileExistsError(f"{folder} exists already")
     questions = [_question(utility, item) for item in items]
-    base_model = str(base) if start is None else read_expert(start).base_model
+    named = base_model or (str(base) if start is None else read_expert(start).base_model)
     with _repeatable(seed):
         model, chat = _load(base, start, rank)
         pairs = [chat.tokenise(*question) for question in questions]
         _require_context(model, items, pairs)
-        _train(model, pairs, _orders(len(pairs), batch, seed), steps, rate)
-        return _write(model, base_model, folder)
+        _train(model, pairs, _orders(len(pairs), batch, seed), steps, rate, on_step)
+        return _write(model, named, folder)
 
 
 def _question(utility: Utility | None, item: Item) -> Question:
@@ -88,10 +91,19 @@ def _question(utility: Utility | None, item: Item) -> Question:
     return Question(item.question, item.right)
 
 
-def _train(model: PeftModel, pairs: list[TokenisedPair], orders: Iterator[list[int]], steps: int, rate: float) -> None:
+def _train(
+    model: PeftModel,
+    pairs: list[TokenisedPair],
+    orders: Iterator[list[int]],
+    steps: int,
+    rate: float,
+    on_step: Callable[[], None] | None,
+) -> None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     for step in range(steps):
+        if on_step is not None:
+            on_step()
         for group in optimiser.param_groups:
             group["lr"] = rate * _share_of_rate(step, steps)
         rows = [pairs[row] for row in next(orders)]

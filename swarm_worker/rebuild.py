@@ -17,7 +17,7 @@ from swarm_worker.materialise import materialise
 TOLERANCE = 1e-5
 """How far an entry of a module's dW = B A may be from the registered one on another CPU or another lock."""
 
-Outcome = Literal["import", "same", "equal", "different"]
+Outcome = Literal["import", "trained", "same", "equal", "different"]
 
 
 class CannotRebuild(ShoalError):
@@ -37,8 +37,8 @@ class Versions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What came out. ``import``: nothing was mixed, the registered bytes were fetched and verified; ``same``: the same
-    bytes; ``equal``: every entry of dW within ``TOLERANCE``; else ``different``. ``difference``: of the last two."""
+    """What came out. ``import``, ``trained``: nothing was mixed, the registered bytes were fetched and verified; ``same``:
+    the same bytes; ``equal``: every entry of dW within ``TOLERANCE``; else ``different``. ``difference``: of the last two."""
 
     version: Version
     outcome: Outcome
@@ -72,8 +72,10 @@ def rebuild(versions: Versions, adapter: str, number: int, scratch: Path) -> Reb
     """
     version = versions.version(adapter, number)
     if version.lineage is None:
-        folder = fetched(versions, version, scratch / "import", f"{version.engine_name} is an import, and")
-        return Rebuilt(version, "import", version.digest, folder, here())
+        kind: Outcome = "trained" if version.training else "import"
+        what = "was trained" if version.training else "is an import"
+        folder = fetched(versions, version, scratch / kind, f"{version.engine_name} {what}, and")
+        return Rebuilt(version, kind, version.digest, folder, here())
     folder = scratch / "rebuilt"
     digest = build(versions, adapter, version.lineage, folder, name=version.engine_name)
     if digest == version.digest:

@@ -95,6 +95,11 @@ def told(rebuilt: Rebuilt) -> str:
     name, digest = rebuilt.version.engine_name, rebuilt.version.digest
     if rebuilt.outcome == "import":
         return f"{name} is an import, no mix: there is nothing to rebuild. Its bytes are there and match {digest}."
+    if rebuilt.outcome == "trained":
+        return (
+            f"{name} was trained, not mixed: the training is not repeated, its feedback may be gone. Its bytes are there and "
+            f"match {digest}."
+        )
     if rebuilt.outcome == "same" or rebuilt.difference is None:
         return f"{name}: the same bytes again, {digest}."
     found = rebuilt.difference

@@ -1,4 +1,4 @@
-"""Drive one run: queued -> searching -> confirming -> promoting -> done, or stopped with the reason written down.
+"""Drive one run: queued -> (growing ->) searching -> confirming -> promoting -> done, or stopped with the reason written down.
 
 A run's state is its record and the optimiser's JSON, saved after every generation. ``advance`` may be called at any time,
 any number of times, by any process: it looks at what is there and does the next thing, or nothing. Whoever saves a move first
@@ -18,10 +18,12 @@ from registry.registry import Registry
 from swarm_worker import search
 from swarm_worker.formula import describe
 from swarm_worker.gate import Decision, decide
+from swarm_worker.growth import joined, scored_items
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
 CONFIRM = "confirm"
+GROW = "grow"
 
 
 def search_step(generation: int) -> str:
@@ -43,7 +45,8 @@ class RunDriver:
         """Do the next thing for a run, if it can be done now. What can never be done ends the run with its reason."""
         run = self.registry.runs.get(run_id)
         moves = {
-            "queued": self._begin_search,
+            "queued": self._begin,
+            "growing": self._grow,
             "searching": self._next_generation,
             "confirming": self._decide,
             "promoting": self._promote,
@@ -68,6 +71,19 @@ class RunDriver:
                 self.advance(run.id)
 
     # The moves --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, run: Run) -> None:
+        if run.growth is None:
+            self._begin_search(run)
+        elif begun := self.registry.runs.save(run.model_copy(update={"status": "growing"})):
+            self._open_grow(begun)
+
+    def _grow(self, run: Run) -> None:
+        reports = self.registry.runs.reports(run.id, GROW)
+        if reports is None:
+            self._open_grow(run)
+        else:
+            self._begin_search(joined(self.registry, run, reports[0]))
 
     def _begin_search(self, run: Run) -> None:
         options: dict[str, Any] = {"starts": self._champion_start(run)}
@@ -196,19 +212,22 @@ class RunDriver:
     # Parts of the moves -----------------------------------------------------------------------------------------------
 
     def _champion_start(self, run: Run) -> list[tuple[float, ...]]:
-        """The champion's own coefficients, where it is a mix of the same experts: the search then starts from it, too."""
+        """The champion's own coefficients, where it is a mix of these experts: the search then starts from it, too."""
         champion = self.registry.version(run.spec.adapter, run.champion.version) if run.champion else None
         lineage = champion.lineage if champion else None
-        if lineage is None or [e.digest for e in lineage.experts] != [e.digest for e in run.experts]:
+        if lineage is None or lineage.space != run.spec.space or len(lineage.coefficients) != len(lineage.experts):
             return []
-        return [lineage.coefficients] if lineage.space == run.spec.space else []
+        own = {e.digest: c for e, c in zip(lineage.experts, lineage.coefficients, strict=True)}
+        if not own.keys() <= {expert.digest for expert in run.experts}:
+            return []
+        return [tuple(own.get(expert.digest, 0.0) for expert in run.experts)]
 
     @staticmethod
     def _beyond(run: Run, optimizer: search.Optimizer) -> str | None:
         """Why the next generation would be beyond the run's budget; None while it is not."""
         most, used = run.spec.max_item_generations, run.item_generations
         if most is not None:
-            cost = len(optimizer.ask()) * (run.snapshot.search if run.snapshot else 0)
+            cost = len(optimizer.ask()) * scored_items(run)
             if used + cost > most:
                 return f"{used} of {most} item-generations are used, the next generation would take {cost}"
         if run.spec.max_seconds is not None and run.search_seconds >= run.spec.max_seconds:
@@ -218,7 +237,7 @@ class RunDriver:
     def _count(
         self, run: Run, outcomes: list[Outcome], reports: list[dict[str, Any]], optimizer: search.Optimizer
     ) -> Run:
-        items = run.snapshot.search if run.snapshot else 0
+        items = scored_items(run)
         best = optimizer.best
         update: dict[str, Any] = {
             "item_generations": run.item_generations + items * len(outcomes),
@@ -270,6 +289,9 @@ class RunDriver:
         slices = [moves[start : start + size] for start in range(0, len(moves), size)]
         self._open(run, search_step(run.generation), [{"moves": [m.to_json() for m in part]} for part in slices])
 
+    def _open_grow(self, run: Run) -> None:
+        self._open(run, GROW, [{"grow": True}])
+
     def _open_confirm(self, run: Run) -> None:
         self._open(run, CONFIRM, [{"coefficients": list(run.coefficients or ())}])
 
@@ -289,4 +311,4 @@ class RunDriver:
 
     @staticmethod
     def _step(run: Run) -> str | None:
-        return {"searching": search_step(run.generation), "confirming": CONFIRM}.get(run.status)
+        return {"growing": GROW, "searching": search_step(run.generation), "confirming": CONFIRM}.get(run.status)

@@ -25,11 +25,13 @@ from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.environment import here
+from swarm_worker.growth import lesson_of
 from swarm_worker.materialise import materialise
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
+from swarm_worker.trainer import train
 from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
 
 log = logging.getLogger("shoal.slices")
@@ -77,6 +79,8 @@ class SliceScorer:
     def _work(self, run_id: str, work: dict[str, Any]) -> dict[str, Any]:
         """Whatever goes wrong is reported: a slice that raised would be sent again for ever."""
         try:
+            if "grow" in work:
+                return self._grow(run_id)
             scene = self._enter(run_id)
             if "moves" not in work:
                 return self._confirm(scene, tuple(work["coefficients"]))
@@ -87,6 +91,11 @@ class SliceScorer:
         except Exception as error:
             log.exception("a slice of run %s failed", run_id)
             return _failed(work, f"{type(error).__name__}: {error}")
+
+    def _grow(self, run_id: str) -> dict[str, Any]:
+        """Train the run's own expert. Of the snapshot its search half alone is handed on."""
+        run = self.registry.runs.get(run_id)
+        return train(self.registry, run, self._snapshot(run).search, self._usable)
 
     def _outcomes(self, scene: Scene, moves: list[Move]) -> list[Outcome]:
         """All positions of the slice in one question to the engine."""
@@ -123,9 +132,9 @@ class SliceScorer:
         """The scene of a run; entering the same one again costs nothing."""
         if self._scene is None or self._scene.run.id != run_id:
             run = self.registry.runs.get(run_id)
-            if run.snapshot is None or run.champion is None:
-                raise BadInput(f"Run {run_id} has no snapshot or no champion.", field="run")
-            snapshot = Snapshot.model_validate(self.registry.artifacts.get_json(run.snapshot.digest))
+            snapshot = self._snapshot(run)
+            if run.champion is None:
+                raise BadInput(f"Run {run_id} has no champion.", field="run")
             # The confirmation reads the experts' files again: they stay in this machine's cache as long as the scene does.
             self.registry.artifacts.keep({run.champion.digest, *(expert.digest for expert in run.experts)})
             experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
@@ -134,11 +143,17 @@ class SliceScorer:
             )
             self.engine.set_experts(experts)
             champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
-            items = [rated(item) for item in snapshot.search if self._usable(item)]
+            lesson = lesson_of(run, snapshot.search)
+            items = [rated(item) for item in snapshot.search if item.digest not in lesson and self._usable(item)]
             confirm_items = [item for item in snapshot.confirm if self._usable(item)]
             reference = reference_of(UTILITIES[run.spec.utility], self.engine, champion, items)
             self._scene = Scene(run, experts, items, confirm_items, champion, reference)
         return self._scene
+
+    def _snapshot(self, run: Run) -> Snapshot:
+        if run.snapshot is None:
+            raise BadInput(f"Run {run.id} has no snapshot.", field="run")
+        return Snapshot.model_validate(self.registry.artifacts.get_json(run.snapshot.digest))
 
     def _usable(self, item: SnapshotItem) -> bool:
         """Whether the base can read the item at all: its template takes the messages, and its context holds them."""

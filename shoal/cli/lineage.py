@@ -53,6 +53,11 @@ def _grow(branch: Tree, node: dict[str, Any]) -> None:
         f"feedback {node['snapshot'][:19]}" if node.get("snapshot") else "",
         f"seed {node['seed']}" if node.get("seed") is not None else "",
     ]
+    if (trained := node.get("training")) is not None:
+        told.append(
+            f"{trained['steps']} steps of {trained['batch']} items at rate {trained['rate']:g} from {trained['start']}, on "
+            f"{trained['items']} items"
+        )
     if any(told):
         branch.add(Text(", ".join(part for part in told if part), style="dim"))
     if (node.get("gate") or {}).get("reason"):

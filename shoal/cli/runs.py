@@ -30,6 +30,12 @@ def adapt(
     min_feedback: Annotated[
         int | None, typer.Option(min=20, help="Fewest usable feedback items to start with.", show_default=False)
     ] = None,
+    grow: Annotated[
+        str | None, typer.Option(help="Train an expert of its own: never, stuck or always.", show_default="never")
+    ] = None,
+    grow_from: Annotated[
+        str | None, typer.Option(help="What that training starts from: champion or base.", show_default="champion")
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Promote what passes the gate.")] = True,
     reason: Reason = "",
     url: Url = None,
@@ -39,7 +45,9 @@ def adapt(
     """Search for a better version in the space that the adapter's experts span, scored by its users' feedback.
 
     What is found is compared with the champion on feedback that the search has not seen; only what is better there is
-    registered and, unless --no-promote, promoted. Ctrl-C leaves the run going: `shoal runs watch ID` comes back to it.
+    registered and, unless --no-promote, promoted. --grow trains one more expert on a part of the feedback, with gradient
+    steps, before the search: always, or where the last searches found nothing. Ctrl-C leaves the run going: `shoal runs
+    watch ID` comes back to it.
     """
     spec = {
         "adapter": name,
@@ -50,6 +58,7 @@ def adapt(
         "max_generations": max_generations,
         "search_items": search_items,
         "min_feedback": min_feedback,
+        "grow": {key: value for key, value in {"when": grow, "start": grow_from}.items() if value} or None,
         "promote": None if promote else False,
         "reason": reason or None,
     }

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.grow import ITEM_GENERATIONS_A_STEP
 from swarm_worker.baselines.contender import Single
 from swarm_worker.baselines.setting import Found, Setting
-from swarm_worker.fine_tuning import ITEM_GENERATIONS_A_STEP, fine_tune
+from swarm_worker.fine_tuning import fine_tune
 from swarm_worker.scoring.engine import BASE, AdapterFolder, Scored
 from swarm_worker.search.optimizer import UTILITY_DECIMALS
 from swarm_worker.utilities import Item, Utility

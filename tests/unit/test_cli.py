@@ -330,6 +330,32 @@ def test_adapt_without_watching_answers_at_once(fake: FakeShoal, shoal: Shoal) -
     assert json.loads(shoal("adapt", "support-bot", "--json")[1])["id"] == "r1"
 
 
+@pytest.mark.parametrize(
+    ("line", "grow"),
+    [
+        ("adapt support-bot --no-watch", None),
+        ("adapt support-bot --no-watch --grow stuck", {"when": "stuck"}),
+        ("adapt support-bot --no-watch --grow always --grow-from base", {"when": "always", "start": "base"}),
+    ],
+)
+def test_an_adaptation_may_grow(fake: FakeShoal, shoal: Shoal, line: str, grow: dict[str, Any] | None) -> None:
+    """What is asked of the training goes into the run's spec, and only that."""
+    fake.answers["POST /api/runs"] = fake_shoal.run(status="queued")
+    assert shoal(*line.split())[0] == 0
+    assert fake.asked[0].json.get("grow") == grow
+
+
+def test_lineage_tells_how_an_expert_was_trained(fake: FakeShoal, shoal: Shoal) -> None:
+    training = {"items": 40, "share": 0.5, "steps": 100, "rate": 0.001, "batch": 16, "rank": 8, "start": "v1"}
+    start = {"adapter": "bot", "version": 1, "name": "v1", "origin": "import"}
+    tree = {"adapter": "bot", "version": 2, "name": "trained-r1", "origin": "trained", "run_id": "run-r1", "seed": 3}
+    fake.answers["GET /api/adapters/bot/lineage"] = tree | {"training": training, "experts": [start]}
+    out = " ".join(shoal("lineage", "bot@2")[1].split())
+    assert "100 steps of 16 items at rate 0.001 from v1, on 40 items" in out
+    assert "run run-r1" in out
+    assert "bot@1" in out
+
+
 def test_runs_are_listed_shown_and_cancelled(fake: FakeShoal, shoal: Shoal) -> None:
     fake.answers["GET /api/runs"] = {"runs": [fake_shoal.run(generation=4)]}
     fake.answers["GET /api/runs/r1"] = fake_shoal.run(decision={"n": 10, "low": -0.25})

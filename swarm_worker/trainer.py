@@ -1,0 +1,81 @@
+"""Train a run's own expert: gradient steps on a part of its search items, from the champion or from the base."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry.errors import BadInput, RegistryDown
+from registry.grow import FEWEST_TAUGHT, RANK, taught
+from registry.records import Run, SnapshotItem
+from registry.registry import Registry
+from swarm_worker.confirm import rated
+from swarm_worker.environment import here
+from swarm_worker.expert import read_expert
+from swarm_worker.fine_tuning import fine_tune
+from swarm_worker.growth import seed_of
+from swarm_worker.utilities import UTILITIES
+
+
+class RunOver(RuntimeError):
+    """The run ended while its expert was being trained: nobody waits for it any more."""
+
+
+def train(
+    registry: Registry, run: Run, search: Sequence[SnapshotItem], usable: Callable[[SnapshotItem], bool]
+) -> dict[str, Any]:
+    """Train, inspect and store the expert that the run's ``grow`` asks for; the report of it.
+
+    ``search``: the search half of the run's snapshot, and all that is read of it; ``usable``: whether the base can read an
+    item. The same run and snapshot give the same bytes on the same type of machine. ``BadInput`` for too few good answers,
+    ``ValueError`` for a training that diverges, ``AdapterRefused`` as for an upload, ``RunOver``.
+    """
+    grow, champion = run.spec.grow, run.champion
+    base, highest = registry.settings.base, registry.settings.max_lora_rank
+    if base is None or champion is None:
+        raise BadInput("A run that grows needs a base model and a champion.", field="grow")
+    lesson = taught(search, grow.share, seed_of(run))
+    items = [item for item in search if item.digest in lesson and usable(item)]
+    if len(items) < FEWEST_TAUGHT:
+        raise BadInput(
+            f"An expert is trained on {FEWEST_TAUGHT} items with a good answer or more, here are {len(items)}.",
+            field="grow",
+        )
+    start = registry.artifacts.fetch(champion.digest)
+    with tempfile.TemporaryDirectory(prefix="shoal-trained-") as scratch:
+        folder = fine_tune(
+            base,
+            start if grow.start == "champion" else None,
+            [rated(item) for item in items],
+            steps=grow.steps,
+            rate=grow.rate,
+            batch=grow.batch,
+            seed=seed_of(run),
+            folder=Path(scratch) / "adapter",
+            rank=min(RANK, highest) if grow.rank is None else grow.rank,
+            utility=UTILITIES[run.spec.utility],
+            # What the champion says it was made for: the path of a base differs from worker to worker, bytes must not.
+            base_model=read_expert(start).base_model,
+            on_step=lambda: _require_going(registry, run.id),
+        )
+        artifact, facts = registry.keep(folder)
+    return {
+        "digest": artifact.digest,
+        "size": artifact.size,
+        "rank": facts.rank,
+        "items": len(items),
+        "taught": len(lesson),
+        "item_generations": grow.item_generations,
+        "environment": here().model_dump(),
+    }
+
+
+def _require_going(registry: Registry, run_id: str) -> None:
+    try:
+        run = registry.runs.get(run_id)
+    except RegistryDown:
+        return  # for a moment: the steps taken are not thrown away for it
+    if not run.going:
+        raise RunOver(f"the run ended: {run.status}")

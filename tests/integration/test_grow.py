@@ -1,0 +1,208 @@
+"""A run that grows: a trained expert joins its hull, on a real Redis, the starter pack's real weights and real gradients."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.adaptation import begin
+from registry.errors import BadInput
+from registry.grow import Grow, taught
+from registry.records import Run, RunSpec, Snapshot
+from swarm_worker import slices, trainer
+from swarm_worker.environment import here
+from swarm_worker.fine_tuning import fine_tune
+from swarm_worker.rebuild import rebuild
+from swarm_worker.rebuild_cli import told
+from swarm_worker.slices import SliceScorer
+from swarm_worker.trainer import RunOver, train
+from swarm_worker.utilities import measure
+from tests.integration.test_runs import BOT, Workshop, engine, give_feedback, workshop
+from tests.registry_versions import RegistryVersions
+
+__all__ = ["engine", "workshop"]  # fixtures
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+QUICK = Grow(when="always", steps=6, batch=8)
+
+
+def spec(grow: Grow = QUICK, **changes: Any) -> RunSpec:
+    return RunSpec(adapter=BOT, seed=1, max_generations=2, grow=grow, **changes)
+
+
+def snapshot_of(workshop: Workshop, run: Run) -> Snapshot:
+    assert run.snapshot is not None
+    return Snapshot.model_validate(workshop.registry.artifacts.get_json(run.snapshot.digest))
+
+
+def test_a_trained_expert_joins_the_hull_and_the_lineage(workshop: Workshop, tmp_path: Path) -> None:
+    """What was delivered names the trained version; the mix is made again to the byte, the trained bytes are verified."""
+    give_feedback(workshop, 200)
+    weak = next(one.version for one in workshop.registry.versions(BOT) if one.label == "largest")
+    workshop.registry.promote(BOT, weak, by="test")  # of no use to these users: much is better
+    run = workshop.finish(begin(workshop.registry, spec(promote=False), by="test"))
+    assert run.status == "done", run.outcome
+    assert run.growth is not None
+    assert run.growth.version is not None
+    trained = workshop.registry.version(BOT, run.growth.version)
+    assert (trained.origin, trained.created_by) == ("trained", run.id)
+    assert trained.training is not None
+    assert trained.training.start == run.champion
+    assert trained.training.environment == here()
+    assert run.experts[-1].digest == trained.digest
+    mix = workshop.registry.version(BOT, run.version or 0)
+    assert mix.lineage is not None
+    assert mix.lineage.experts == run.experts
+    versions = RegistryVersions(workshop.registry)
+    for version, outcome in ((mix, "same"), (trained, "trained")):
+        scratch = tmp_path / outcome
+        scratch.mkdir()
+        rebuilt = rebuild(versions, BOT, version.version, scratch)
+        assert (rebuilt.outcome, rebuilt.digest) == (outcome, version.digest)
+    assert "the training is not repeated" in told(rebuilt)
+    tree = workshop.registry.lineage(BOT, mix.version)
+    assert tree["experts"][-1]["experts"][0]["version"] == weak  # the champion that it was trained from
+    assert tree["experts"][-1]["training"]["steps"] == 6
+
+
+def test_the_budget_counts_the_training(workshop: Workshop) -> None:
+    """A step over an item costs three item-generations; a position is scored on the items that were not trained on."""
+    give_feedback(workshop, 200)
+    run = workshop.finish(begin(workshop.registry, spec(promote=False), by="test"))
+    assert run.growth is not None
+    assert run.snapshot is not None
+    assert run.growth.item_generations == 6 * 8 * 3
+    assert 0 < run.growth.taught <= run.snapshot.search / 2
+    left = run.snapshot.search - run.growth.taught
+    evaluations = 2 * 10 + len(run.experts) + 1
+    assert run.item_generations == run.growth.item_generations + evaluations * left
+
+
+def test_no_confirm_item_is_trained_on_and_no_position_is_scored_on_the_lesson(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three sets that share no item: the training's, the search's, the confirmation's."""
+    give_feedback(workshop, 200)
+    trained: set[str] = set()
+    searched: set[str] = set()
+
+    def watched_training(base, start, items, **how):
+        trained.update(json.dumps(item.messages) for item in items)
+        return fine_tune(base, start, items, **how)
+
+    def watched_search(utility, engine, scored, items, reference=None):
+        searched.update(json.dumps(item.messages) for item in items)
+        return measure(utility, engine, scored, items, reference)
+
+    monkeypatch.setattr(trainer, "fine_tune", watched_training)
+    monkeypatch.setattr(slices, "measure", watched_search)
+    run = workshop.finish(begin(workshop.registry, spec(promote=False), by="test"))
+    snapshot = snapshot_of(workshop, run)
+    halves = {
+        half: {
+            json.dumps([message.model_dump() for message in item.messages or ()]) for item in getattr(snapshot, half)
+        }
+        for half in ("search", "confirm")
+    }
+    assert trained
+    assert searched
+    assert trained.isdisjoint(searched)
+    assert trained | searched == halves["search"]
+    assert trained.isdisjoint(halves["confirm"])
+
+
+def test_a_dead_trainer_is_replaced_and_the_run_ends_the_same(workshop: Workshop) -> None:
+    """One that trained and died before it could report: another trains the same bytes, and its own late report is refused."""
+    give_feedback(workshop, 200)
+    registry, run = workshop.registry, begin(workshop.registry, spec(promote=False), by="test")
+    workshop.driver.advance(run.id)
+    (lost,) = workshop.queue
+    assert len(json.dumps(lost)) < 200
+    assert registry.runs.get(run.id).status == "growing"
+    workshop.queue.clear()
+    fence = registry.runs.claim(run.id, lost["step"], lost["index"], lease_seconds=1.2)
+    first = train(registry, registry.runs.get(run.id), snapshot_of(workshop, run).search, lambda item: True)
+    workshop.driver.look_after()
+    time.sleep(1.4)
+    workshop.driver.look_after()
+    other = SliceScorer(registry, workshop.driver.settings, workshop.scorer.engine)
+    workshop.scorer = other
+    workshop.work(repeat=2)
+    ended = registry.runs.get(run.id)
+    assert not ended.going
+    assert ended.experts[-1].digest == first["digest"]
+    late = first | {"seconds": 0.0}
+    assert registry.runs.report(run.id, lost["step"], lost["index"], fence or 0, late) is None
+    assert [version.origin for version in registry.versions(BOT)].count("trained") == 1
+    again = workshop.finish(begin(registry, spec(promote=False), by="test"))
+    assert again.coefficients == ended.coefficients
+    assert again.experts == ended.experts  # the same bytes are the same version
+
+
+def test_a_training_that_cannot_be_done_leaves_the_hull_as_it_was(workshop: Workshop) -> None:
+    """Too few good answers: the run says so, searches the hull on all its items, and ends as one that never grew."""
+    give_feedback(workshop, 200)
+    few = Grow(when="always", share=0.02)
+    run = workshop.finish(begin(workshop.registry, spec(few, promote=False), by="test"))
+    plain = workshop.finish(begin(workshop.registry, spec(Grow(), promote=False), by="test"))
+    assert run.growth is not None
+    assert "10 items with a good answer or more" in run.growth.failure
+    assert (run.growth.version, run.growth.taught) == (None, 0)
+    assert (run.status, run.coefficients) == (plain.status, plain.coefficients)
+    assert run.item_generations == plain.item_generations
+
+
+def test_a_cancelled_run_stops_its_training(workshop: Workshop) -> None:
+    """Cancelled means that the next step is not taken, and nothing is stored."""
+    give_feedback(workshop, 200)
+    registry, run = workshop.registry, begin(workshop.registry, spec(), by="test")
+    registry.runs.cancel(run.id, outcome="test")
+    with pytest.raises(RunOver, match="cancelled"):
+        train(registry, run, snapshot_of(workshop, run).search, lambda item: True)
+    assert all(version.origin == "import" for version in registry.versions(BOT))
+
+
+def test_a_run_grows_from_the_base_within_the_service_rank(workshop: Workshop) -> None:
+    """A fresh adapter has the rank that was asked for, and says which base it fits as the experts do."""
+    give_feedback(workshop, 200)
+    grow = QUICK.model_copy(update={"start": "base", "rank": 4})
+    run = begin(workshop.registry, spec(grow), by="test")
+    report = train(workshop.registry, run, snapshot_of(workshop, run).search, lambda item: True)
+    config = json.loads((workshop.registry.artifacts.fetch(report["digest"]) / "adapter_config.json").read_text())
+    assert (report["rank"], config["base_model_name_or_path"]) == (4, "shoal-starter")
+    assert report["items"] == len(taught(snapshot_of(workshop, run).search, grow.share, 1))
+
+
+def test_a_run_grows_when_it_is_stuck(workshop: Workshop) -> None:
+    """Two runs found nothing better than this champion: the third one grows; asked for before that, it does not."""
+    give_feedback(workshop, 200, always_right=True)
+    stuck = spec(Grow(when="stuck", steps=2, batch=2))
+    for _ in range(2):
+        run = begin(workshop.registry, stuck, by="test")
+        assert run.growth is None
+        ended = run.model_copy(update={"status": "stopped"})
+        assert workshop.registry.runs.save(ended) is not None
+    third = begin(workshop.registry, stuck, by="test")
+    assert third.growth is not None
+    assert "found nothing better" in third.growth.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"space": "factors"}, "grow"),
+        ({"grow": Grow(when="always", rank=64)}, "grow.rank"),
+        ({"max_item_generations": 6 * 8 * 3}, "grow.steps"),
+    ],
+)
+def test_what_could_not_join_is_refused_before_it_is_trained(workshop: Workshop, changes: dict, field: str) -> None:
+    """A rank above the service's, a space in which the trained factors have no mix, a budget that leaves no search."""
+    give_feedback(workshop, 120)
+    with pytest.raises(BadInput) as refused:
+        begin(workshop.registry, RunSpec(adapter=BOT, **{"grow": QUICK} | changes), by="test")
+    assert refused.value.details["field"] == field
+    assert workshop.registry.runs.list(BOT) == []
