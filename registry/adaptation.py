@@ -33,7 +33,8 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
     if adapter.rollout.champion is None:
         raise Conflict(f"'{spec.adapter}' has no champion to improve on. Import a version first.", adapter=spec.adapter)
     champion = registry.version(spec.adapter, adapter.rollout.champion)
-    spec = spec.filled(registry.policy(spec.adapter)[0].run)
+    policy, _ = registry.policy(spec.adapter)
+    spec = spec.filled(policy.run)
     experts = _experts(registry, spec)
     _can_grow(registry, spec)
     seen = registry.feedback.count(spec.adapter)  # first: what comes while the rest is read counts as new
@@ -54,6 +55,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
         snapshot=SnapshotRef(digest=stored, search=len(snapshot.search), confirm=len(snapshot.confirm)),
         feedback_seen=seen,
         growth=growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version),
+        gate=policy.gate,
     )
     return registry.runs.create(run, after=after)
 

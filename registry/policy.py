@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from registry.canary_policy import CanaryPolicy
 from registry.durations import Seconds
 from registry.errors import BadInput
+from registry.gate_policy import GatePolicy
 from registry.quiet_hours import window, zone
 from registry.records import SCHEMA, Record, RunOptions
 
@@ -23,7 +24,8 @@ class Policy(Record):
     time; ``adapt_min_new``: fewest new feedback items for such a run; ``None`` leaves each to the worker's setting.
     ``adapt_after``: a run as soon as there are so many new feedback items, however short the last one is ago. When not:
     ``quiet_hours`` ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of
-    ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``promote``: whether a run may move
+    ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``gate``: what a finalist must
+    show. ``promote``: whether a run may move
     the champion; if not, what it finds is registered and left to a person.
     """
 
@@ -35,6 +37,7 @@ class Policy(Record):
     runs_a_day: int | None = Field(default=None, ge=1)
     time_zone: str = "UTC"
     run: RunOptions = RunOptions()
+    gate: GatePolicy = GatePolicy()
     promote: bool = True
     canary: CanaryPolicy = CanaryPolicy()
     schema_number: int = SCHEMA
@@ -70,12 +73,12 @@ def _problem(error: Any) -> str:
     return f"'{where}': {error['msg'].removeprefix('Value error, ')}."
 
 
-def _record_at(place: tuple[Any, ...]) -> type[Record]:
+def _record_at(place: tuple[Any, ...]) -> type[BaseModel]:
     """The record whose field was not known: the policy, or a record in one of its fields."""
-    found: type[Record] = Policy
+    found: type[BaseModel] = Policy
     for part in place:
         field = found.model_fields.get(part) if isinstance(part, str) else None
-        records = [kind for kind in _kinds(field.annotation if field else None) if issubclass(kind, Record)]
+        records = [kind for kind in _kinds(field.annotation if field else None) if issubclass(kind, BaseModel)]
         found = records[0] if records else found
     return found
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints
 
 from registry.durations import Seconds
+from registry.gate_policy import GatePolicy
 from registry.grow import Grow, Growth
 from registry.ratings import Thumbs
 from registry.record import SCHEMA, Record
@@ -391,7 +392,10 @@ class RunSpec(RunOptions):
 
 
 class Run(Record):
-    """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON."""
+    """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON.
+
+    ``gate``: what its finalist must show, as the adapter's policy said when the run began.
+    """
 
     id: str
     spec: RunSpec
@@ -407,6 +411,7 @@ class Run(Record):
     snapshot: SnapshotRef | None = None
     feedback_seen: int = 0
     growth: Growth | None = None
+    gate: GatePolicy = GatePolicy()
     generation: int = 0
     max_generations: int = 0
     item_generations: int = 0

@@ -50,9 +50,10 @@ class Runs:
         """
         # The record first: a place that is taken always names a run that can be read, ticked and cancelled.
         self._write(run, expected=-1)
-        place = self._keys.going(run.spec.adapter)
+        keys = [self._keys.going(run.spec.adapter), self._keys.of(run.spec.adapter, "runs")]
+        score = run.created_at.timestamp()
         ended = after or ""
-        while (holder := str(self._create(keys=[place], args=[run.id, ended]))) != run.id:
+        while (holder := str(self._create(keys=keys, args=[run.id, ended, score]))) != run.id:
             rival = self.find(holder)
             if after is not None or (rival is not None and rival.going):
                 self._redis.delete(*(self._key(run.id, part) for part in ("record", "revision", "events")))
@@ -62,9 +63,7 @@ class Runs:
                     f"Run {holder} of '{run.spec.adapter}' began and ended meanwhile: decide again.", run_id=holder
                 )
             ended = holder  # it ended: the place is free
-        score = run.created_at.timestamp()
         self._redis.zadd(self._keys.runs, {run.id: score})
-        self._redis.zadd(self._keys.of(run.spec.adapter, "runs"), {run.id: score})
         return run
 
     def find(self, run_id: str) -> Run | None:

@@ -3,16 +3,27 @@
 Both answered the same items, so the comparison is paired: what counts is the difference per item, whose noise is far
 smaller than that of either score. Bootstrap: Efron & Tibshirani (1993), chapter 13; for paired comparisons of language
 systems Koehn (2004), "Statistical significance tests for machine translation evaluation".
+
+A loop that goes on for ever tests for ever, and of twenty tests at 5% one passes by chance. So the looks at challengers of one
+champion share one allowance: look k may spend ``alpha * 6 / (pi^2 k^2)`` of it, and all of them together spend alpha, however
+many there will be (alpha-spending: Foster & Stine (2008), JRSS B 70:429; as here in Tian & Ramdas (2021), "Online control of the
+familywise error rate", section 2, arXiv:1910.04900). It holds however the looks depend on each other, and they do: each
+snapshot holds most of the last one's items. The procedures that waste less (LORD, SAFFRON, ADDIS) promise their rate for
+independent looks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+
+from registry.gate_policy import GatePolicy
+from swarm_worker.sign_flip import chance_of_gain
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -33,7 +44,12 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the gate says, with the numbers that it says it by. Scores and differences are shares (0.26: 26 points)."""
+    """What the gate says, with the numbers that it says it by. Scores and differences are shares (0.26: 26 points).
+
+    ``low``, ``high``: the interval at ``level``. ``look``: the how manieth look this is at a challenger of this champion;
+    ``p``: the chance of such a gain if the two are equal, which may be ``alpha`` at most. ``tested`` is false with too few items:
+    that is no look, and spends nothing.
+    """
 
     passed: bool
     reason: str
@@ -44,6 +60,11 @@ class Decision:
     low: float
     high: float
     p_better: float
+    p: float
+    alpha: float
+    look: int
+    level: float
+    tested: bool
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,6 +98,15 @@ def paired_bootstrap(
     return Interval(float(difference.mean()), float(low), float(high), float((means > 0).mean()))
 
 
+def allowed(gate: GatePolicy, look: int) -> float:
+    """The chance of a false promotion that look ``look`` (1 for the first) at a challenger of one champion may take."""
+    if look < 1:
+        raise ValueError(f"looks are counted from 1, not {look!r}")
+    if gate.correction == "none":
+        return (1 - gate.level) / 2
+    return (1 - gate.level) * 6 / (math.pi * look) ** 2  # sum over k of 6 / (pi k)^2 is 1
+
+
 def decide(
     before: Sequence[float],
     after: Sequence[float],
@@ -84,24 +114,31 @@ def decide(
     seed: int,
     min_items: int = MIN_ITEMS,
     draws: int = DRAWS,
-    level: float = LEVEL,
+    gate: GatePolicy = GatePolicy(),  # noqa: B008 - frozen
+    look: int = 1,
 ) -> Decision:
-    """The challenger passes when the lower bound of its gain is above 0, on at least ``min_items`` unseen items."""
-    interval = paired_bootstrap(before, after, seed, draws, level)
-    n = len(before)
+    """The challenger passes when the lower bound of its gain is above 0, on at least ``min_items`` unseen items, and chance
+    alone gives such a gain no more often than this look may spend."""
+    interval = paired_bootstrap(before, after, seed, draws, gate.level)
+    n, alpha = len(before), allowed(gate, look)
+    p = chance_of_gain(np.asarray(after, dtype=float) - np.asarray(before, dtype=float))  # type: ignore[arg-type]
     mean_before, mean_after = float(np.mean(before)), float(np.mean(after))
     comparison = (
         f"{mean_after:.1%} against {mean_before:.1%} on {n} unseen items: {_points(interval.mean)} points "
-        f"({level:.0%} interval {_points(interval.low)} to {_points(interval.high)})"
+        f"({_percent(gate.level)} interval {_points(interval.low)} to {_points(interval.high)})"
     )
-    if n < min_items:
-        passed, reason = False, f"{comparison}; too few items to decide: {n} of at least {min_items}"
-    elif interval.low > 0:
-        passed, reason = True, comparison
+    chance = f"by chance {p:.2g}, and look {look} at a challenger of this champion allows {alpha:.2g}"
+    passed, tested = False, n >= min_items
+    if not tested:
+        reason = f"{comparison}; too few items to decide: {n} of at least {min_items}"
     elif interval.high < 0:
-        passed, reason = False, f"{comparison}; it is worse"
+        reason = f"{comparison}; it is worse"
+    elif interval.low <= 0:
+        reason = f"{comparison}; the interval does not exclude 0, so it may be no better"
+    elif p > alpha:
+        reason = f"{comparison}; not enough: {chance}"
     else:
-        passed, reason = False, f"{comparison}; the interval does not exclude 0, so it may be no better"
+        passed, reason = True, f"{comparison}; {chance}"
     return Decision(
         passed=passed,
         reason=reason,
@@ -112,11 +149,18 @@ def decide(
         low=interval.low,
         high=interval.high,
         p_better=interval.p_better,
+        p=p,
+        alpha=alpha,
+        look=look,
+        level=gate.level,
+        tested=tested,
     )
 
 
-def power(effect: float, spread: float, n: int, level: float = LEVEL) -> float:
+def power(effect: float, spread: float, n: int, level: float = LEVEL, alpha: float | None = None) -> float:
     """The chance that the gate passes a challenger whose true gain is ``effect``, by the normal approximation.
+
+    ``alpha``: what the look allows; it counts where it is less than the interval's own tail.
 
     ``spread``: the standard deviation of the difference per item (for accuracies about the square root of the share of
     items where the two differ); ``n``: items.
@@ -124,7 +168,12 @@ def power(effect: float, spread: float, n: int, level: float = LEVEL) -> float:
     if spread <= 0 or n < 1:
         raise ValueError(f"power needs a spread above 0 and items, not {spread!r} and {n!r}")
     normal = NormalDist()
-    return normal.cdf(effect * n**0.5 / spread - normal.inv_cdf((1 + level) / 2))
+    tail = min((1 - level) / 2, 1.0 if alpha is None else alpha)
+    return normal.cdf(effect * n**0.5 / spread - normal.inv_cdf(1 - tail))
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.4g}%"
 
 
 def _points(share: float) -> str:

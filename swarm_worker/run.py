@@ -19,6 +19,7 @@ from swarm_worker import search
 from swarm_worker.formula import describe
 from swarm_worker.gate import Decision, decide
 from swarm_worker.growth import joined, scored_items
+from swarm_worker.looks import looks_before
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
@@ -129,7 +130,8 @@ class RunDriver:
         if "error" in report:
             self._end(run, "failed", f"The finalist could not be confirmed: {report['error']}")
             return
-        decision = decide(report["before"], report["after"], seed=run.spec.seed)
+        look = 1 + looks_before(self.registry, run)
+        decision = decide(report["before"], report["after"], seed=run.spec.seed, gate=run.gate, look=look)
         figures = decision.to_json() | {key: report[key] for key in ("measure", "accepted", "corrected", "seconds")}
         run = run.model_copy(update={"decision": figures})
         if not decision.passed:

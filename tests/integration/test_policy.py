@@ -11,10 +11,11 @@ import pytest
 from registry.adaptation import begin
 from registry.errors import Conflict, RunGoing
 from registry.policy import Policy
-from registry.records import Feedback, RunOptions, RunSpec, now
+from registry.records import Feedback, Run, RunOptions, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from swarm_worker import policy as schedule
+from swarm_worker.looks import looks_before
 from swarm_worker.policy import SCHEDULE, start_due_runs
 from swarm_worker.settings import WorkerSettings
 from tests.peft_folders import write_adapter
@@ -181,3 +182,36 @@ def test_what_cannot_begin_is_not_tried_at_every_tick(
     assert len(tried) == 1
     give(registry, 90, first=10)
     assert len(start_due_runs(registry, WorkerSettings(), refused)) == 1
+
+
+def test_looks_are_counted_of_a_champion_from_the_records_of_runs(registry: Registry, tmp_path: Path) -> None:
+    """A decision counts once however often it is asked; a run without one (cancelled, too few items) does not; a new champion
+    begins at none, and one that comes back has the looks that it had."""
+    an_adapter(registry, tmp_path)
+    give(registry, 100)
+
+    def look(**decision: object) -> int:
+        run = begin(registry, RunSpec(adapter=BOT), by="test")
+        before = looks_before(registry, run)
+        decided = registry.runs.save(run.model_copy(update={"decision": decision or None}))
+        assert decided is not None
+        assert looks_before(registry, decided) == before
+        registry.runs.cancel(run.id, outcome="test")
+        return before
+
+    assert [look(tested=True, n=50), look(n=50), look(), look(tested=False, n=12), look(n=12)] == [0, 1, 2, 2, 2]
+    registry.promote(BOT, 2, by="test")
+    assert [look(tested=True), look(tested=True)] == [0, 1]
+    registry.roll_back(BOT, by="test")
+    assert look() == 2
+
+
+def test_a_run_keeps_the_gate_of_the_policy_that_it_began_under(registry: Registry, tmp_path: Path) -> None:
+    """A policy that changes while it goes is for the next one."""
+    an_adapter(registry, tmp_path)
+    give(registry, 100)
+    registry.set_policy(BOT, Policy.read({"gate": {"level": 0.9, "correction": "none"}}), by="test")
+    run: Run = begin(registry, RunSpec(adapter=BOT), by="test")
+    registry.set_policy(BOT, Policy(), by="test")
+    kept = registry.runs.get(run.id).gate
+    assert (kept.level, kept.correction) == (0.9, "none")

@@ -116,6 +116,8 @@ def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop, tm
     assert run.decision is not None
     assert run.decision["measure"] == "exact_match"
     assert run.decision["low"] > 0
+    assert (run.decision["look"], run.decision["tested"]) == (1, True)
+    assert run.decision["p"] <= run.decision["alpha"]
     version = workshop.registry.version(BOT, run.version or 0)
     assert version.lineage is not None
     assert version.lineage.coefficients == run.coefficients

@@ -1,0 +1,20 @@
+"""What a finalist must show before it may answer users, as a frozen record. Pure; decided in ``swarm_worker/gate.py``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GatePolicy(BaseModel):
+    """``level``: of the interval that must lie above 0, and of the promise over all looks at challengers of one champion.
+
+    ``correction``: ``spending`` keeps that promise however often the loop looks; ``none`` tests each look as if it were the
+    only one. See docs/adaptation.md.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: float = Field(default=0.95, ge=0.5, lt=1)
+    correction: Literal["spending", "none"] = "spending"
