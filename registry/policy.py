@@ -25,8 +25,7 @@ class Policy(Record):
     ``adapt_after``: a run as soon as there are so many new feedback items, however short the last one is ago. When not:
     ``quiet_hours`` ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of
     ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``gate``: what a finalist must
-    show. ``promote``: whether a run may move
-    the champion; if not, what it finds is registered and left to a person.
+    show. ``promote``: whether a run may move the champion; if not, what it finds is registered and left to a person.
     """
 
     adapt: Literal["when_due", "never"] = "when_due"
