@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -33,6 +33,8 @@ class Runs:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
+        self.on_move: Callable[[Run], None] = lambda run: None
+        """Told of every run that was moved on here, as it is now: for logs and traces. It should not raise."""
         self._ended: set[str] = set()  # latest runs of their adapters that were seen to have ended: they stay so
         script = resources.files("registry").joinpath("lua")
         self._create, self._save, self._claim, self._report = (
@@ -93,7 +95,10 @@ class Runs:
     def save(self, run: Run, search: dict[str, Any] | None = None) -> Run | None:
         """Move the run on; ``run.revision`` is the one the caller read. None: somebody else moved it first."""
         moved = run.model_copy(update={"revision": run.revision + 1})
-        return moved if self._write(moved, expected=run.revision, search=search) else None
+        if not self._write(moved, expected=run.revision, search=search):
+            return None
+        self.on_move(moved)
+        return moved
 
     def search_state(self, run_id: str) -> dict[str, Any] | None:
         text = self._redis.get(self._key(run_id, "search"))

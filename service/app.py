@@ -17,6 +17,7 @@ from typing import Any
 import bentoml
 from fastapi import FastAPI
 
+from registry import logs
 from registry.errors import RecordNewer, RegistryDown, RegistryWentBack
 from registry.registry import Registry
 from registry.settings import RegistrySettings
@@ -191,6 +192,7 @@ def _count_residents(event: ResidentEvent) -> None:
     log.info("%s %s in %.3f s%s", event.kind, event.name, event.seconds, f": {event.reason}" if event.reason else "")
 
 
+logs.configure()  # here, since BentoML's own processes read this file after they have set up theirs
 app = make_app()
 
 
@@ -215,8 +217,8 @@ class ShoalService:
         die_with_parent()
         # Registry calls block, and a move waits for its replicas: more of them at once than asyncio's default of cores + 4.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="registry"))
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         settings = ServiceSettings.load()
+        logs.name_process(replica=settings.replica_id)
         refuse_open_address(settings)
         service = Service(settings, RegistrySettings.load())
         await service.start()

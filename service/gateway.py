@@ -12,6 +12,7 @@ from fastapi import Request
 from registry.errors import ArtifactMissing, NotFound, ShoalError
 from registry.records import Interaction as Recorded
 from registry.records import Message
+from service import request_log
 from service.api.parts import Parts
 from service.auth import Caller
 from service.engine import Engine, EngineError
@@ -101,6 +102,7 @@ class ShoalGateway:
     def on_answer(self, exchange: Exchange) -> None:
         """Count it by version, ask a trial in the shadow, and hand it to the recorder where prompts may be kept."""
         self._parts.tally.answered(exchange)
+        request_log.tell(exchange)
         self.record(exchange)
         self.shadow.offer(exchange)
 

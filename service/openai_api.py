@@ -21,6 +21,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from registry import logs
 from service.engine import Answer, Engine, EngineError
 from service.exchanges import Exchange, choices_of, prompt_of, read_events, sampling_of
 from service.leases import Lease, LeasedStreamingResponse
@@ -115,6 +116,7 @@ async def _guarded(request: Request, answer: Callable[[str], Awaitable[Response]
     given = request.headers.get(REQUEST_HEADER, "")
     mine = not SANE_ID.fullmatch(given) or given.endswith(SHADOW_SUFFIX)
     request_id = f"req-{uuid.uuid4().hex}" if mine else given
+    logs.bind(request_id=request_id)  # a request has a context of its own
     try:
         return await answer(request_id)
     except EngineError as error:
@@ -137,6 +139,7 @@ async def _answer(
     model, session = body["model"], _session(body, request)
     admission = await gateway.admit(request, model, session)
     route, lease = admission.route, admission.lease
+    logs.bind(version=route.label)
     headers = {**_ids(request_id), **route.headers, VERSION_HEADER: route.label}
     record = _Record(
         Exchange(

@@ -30,6 +30,9 @@ class UpSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address that the service listens on.")
     port: int = Field(default=3000, ge=1, le=65535, description="The port that the service listens on.")
     log_level: LogLevel = Field(default="info", description="How much the processes tell.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How the processes write their logs; 'json': one object a line."
+    )
     redis_url: str | None = Field(default=None, description="A Redis of yours; none: one is started under the home.")
     artifacts_url: str | None = Field(default=None, description="Where weights are kept; none: under the home.")
     cache_dir: str | None = Field(default=None, description="Where fetched weights are kept; none: under the home.")

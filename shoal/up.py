@@ -20,6 +20,7 @@ from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from typing import IO, Self
 
+from registry.logs import JsonFormatter
 from shoal import leftovers, processes, redis_server
 from shoal.client import Client
 from shoal.errors import UpError
@@ -226,12 +227,21 @@ class Up:
             log = logging.Logger(name)
             path = self.settings.home / "logs" / f"{name}.log"
             handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            json = self.settings.log_format == "json"
+            handler.setFormatter(_JsonLines() if json else logging.Formatter("%(asctime)s %(message)s"))
             log.addHandler(handler)
             log = self._logs.setdefault(name, log)
         self._logs[name].info("%s", line)
         if self._echo:
             self._echo(name, line)
+
+
+class _JsonLines(JsonFormatter):
+    """Lines of processes that write JSON as they are; Redis's and our own become JSON here."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = record.getMessage()
+        return line if line.startswith("{") else super().format(record)
 
 
 def _check_installed(specs: list[ProcessSpec]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from celery import Celery
+from typing import Any
 
+from celery import Celery
+from celery.signals import celeryd_init, setup_logging
+
+from registry import logs
 from registry.queues import TICK, celery_options
 from registry.settings import RegistrySettings
 from swarm_worker.settings import WorkerSettings
@@ -30,4 +34,19 @@ def build(registry: RegistrySettings, worker: WorkerSettings) -> Celery:
     return app
 
 
+def _celerys_logs_are_ours(loglevel: int, **_: Any) -> None:
+    """Where they are JSON: Celery leaves its loggers alone as soon as anybody hears this signal."""
+    logs.configure(level=loglevel)
+
+
+def _name(sender: str, instance: Any, **_: Any) -> None:
+    logs.name_process(worker=sender)
+    if LOGS_ARE_JSON:
+        instance.quiet = True  # its banner is written past everything, straight to the terminal
+
+
+LOGS_ARE_JSON = logs.configure()
+if LOGS_ARE_JSON:
+    setup_logging.connect(_celerys_logs_are_ours, weak=False)
+celeryd_init.connect(_name, weak=False)
 app = build(RegistrySettings.load(), WorkerSettings.load())

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from registry import logs
 from registry.errors import BadInput, RegistryDown, ShoalError
 from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
@@ -206,4 +207,6 @@ def scorer(registry: Registry, settings: WorkerSettings) -> SliceScorer:
         raise BadInput(
             "SHOAL_BASE names no base model: a scoring worker needs the one that the service serves.", field="base"
         )
-    return SliceScorer(registry, settings, TransformersEngine.load(registry.settings.base))
+    engine = TransformersEngine.load(registry.settings.base)
+    logs.configure()  # again: what was imported only now has brought handlers of its own
+    return SliceScorer(registry, settings, engine)

@@ -10,12 +10,14 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
+from registry import logs
 from registry.queues import ADVANCE, SCORE_SLICE, TICK
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from swarm_worker.celery_app import app
 from swarm_worker.policy import start_due_runs
 from swarm_worker.run import RunDriver
+from swarm_worker.run_log import tell_move
 from swarm_worker.settings import WorkerSettings
 
 log = get_task_logger("shoal")
@@ -24,8 +26,10 @@ log = get_task_logger("shoal")
 @functools.cache
 def driver() -> RunDriver:
     """One driver a process: the registry's connection, and how to send the next message."""
+    registry = Registry.open(RegistrySettings.load())
+    registry.runs.on_move = tell_move
     return RunDriver(
-        registry=Registry.open(RegistrySettings.load()),
+        registry=registry,
         settings=WorkerSettings.load(),
         send_slice=lambda message: app.send_task(SCORE_SLICE, kwargs=message),
         send_advance=lambda run_id, seconds: app.send_task(ADVANCE, args=[run_id], countdown=seconds),
@@ -42,7 +46,8 @@ def _refused() -> dict[str, tuple[int, int]]:
 @app.task(name=ADVANCE)
 def advance(run_id: str) -> None:
     """Move a run on, as far as it can go now."""
-    driver().advance(run_id)
+    with logs.bound(run=run_id):
+        driver().advance(run_id)
 
 
 @app.task(name=SCORE_SLICE)
@@ -50,8 +55,9 @@ def score_slice(run: str, step: str, index: int, work: dict[str, Any]) -> None:
     """Score one slice of a step and report it; the last one to report moves the run on."""
     from swarm_worker.slices import scorer  # torch loads here, in scoring workers only
 
-    if scorer(driver().registry, driver().settings).score(run, step, index, work) == 0:
-        app.send_task(ADVANCE, args=[run])
+    with logs.bound(run=run, step=step, slice=index):
+        if scorer(driver().registry, driver().settings).score(run, step, index, work) == 0:
+            app.send_task(ADVANCE, args=[run])
 
 
 @app.task(name=TICK)

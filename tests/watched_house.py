@@ -91,7 +91,8 @@ def house(executable: str, folder: Path, **environment: str) -> Iterator[House]:
         )
         stack.enter_context(stub_service.running(service))
         logs = [
-            stack.enter_context(worker(name, folder / name, settings, **environment)) for name in ("control", "score")
+            stack.enter_context(worker(name, folder / name, settings, **environment))
+            for name in ("control", "score", "beat")
         ]
         registry.feedback.add_many(corrections(120))
         run = begin(registry, RunSpec(adapter=BOT, seed=1, max_generations=2), by="test")

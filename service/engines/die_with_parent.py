@@ -21,6 +21,8 @@ import signal
 import sys
 import time
 
+from registry import logs
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ENGINE_STOP = signal.SIGUSR2
 KEEPS_ON = "SHOAL_ENGINE_KEEPS_ON"  # in the environment of an engine that only its service may stop
@@ -44,12 +46,14 @@ def die_with_parent(parent: int | None = None) -> bool:
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes: its children die with their parent.
+    """Called by vLLM in each of its processes: its children die with their parent, and log as their parent does.
 
     Only children of ``multiprocessing``: a process that a person or a supervisor started may well outlive its shell.
     """
     if parent := multiprocessing.parent_process():
         die_with_parent(parent.pid)
+        if logs.configure():
+            logs.name_process(process=multiprocessing.current_process().name)
         if os.environ.get(KEEPS_ON) and multiprocessing.current_process().name.startswith("EngineCore"):
             _stop_by_service_alone()
 

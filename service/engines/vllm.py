@@ -28,6 +28,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from registry.logs import LogSettings
 from service.engine import (
     AdapterRefused,
     Answer,
@@ -229,6 +230,7 @@ def environment() -> dict[str, str]:
     """
     return {
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CONFIGURE_LOGGING": str(int(LogSettings.load().log_format == "text")),  # else its lines are as ours are
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_MAX_N_SEQUENCES": "128",  # OpenAI's limit for n; vLLM's own is 16384 sequences for one request

@@ -246,8 +246,9 @@ def test_without_keys_a_page_of_another_site_is_refused(registry_settings: Regis
             assert httpx.get(f"{service.url}/v1/models", headers=headers).json()["error"]["code"] == "forbidden"
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
 def test_secrets_and_prompts_are_in_no_log_and_no_error(
-    redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path
+    redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path, log_format: str
 ) -> None:
     """Answers, feedback, bad bodies, refused keys, a Redis that goes away: neither a key nor a prompt is written down."""
     password = "redis-password-of-this-test"
@@ -261,7 +262,9 @@ def test_secrets_and_prompts_are_in_no_log_and_no_error(
     registry.register("bot", write_adapter(tmp_path / "bot"), by="test")
     registry.promote("bot", 1, by="test")
     registry.close()
-    service = stub_service.StubService(settings, tmp_path / "home", SHOAL_API_KEY=ADMIN, SHOAL_LOG_LEVEL="debug")
+    service = stub_service.StubService(
+        settings, tmp_path / "home", SHOAL_API_KEY=ADMIN, SHOAL_LOG_LEVEL="debug", SHOAL_LOG_FORMAT=log_format
+    )
     told: list[str] = []
     with stub_service.running(service, options=("--debug",)):
 

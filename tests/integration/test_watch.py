@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,23 +16,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import redis_binary_or_skip
 from tests.promql import labels_of
 from tests.watch_files import ALERTS, alerts, check_query, exported, queries
-from tests.watched_house import BOT, House, house
+from tests.watched_house import BOT, KEY, House, house
 
+SAID = "what only this user would say"
 Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house with a run behind it, a trial in it, and one answer of each kind."""
-    with house(redis_binary_or_skip(), tmp_path_factory.mktemp("house")) as opened:
+    told = {"SHOAL_LOG_FORMAT": "json", "SHOAL_LOG_LEVEL": "debug"}
+    with house(redis_binary_or_skip(), tmp_path_factory.mktemp("house"), **told) as opened:
         asked_in_the_shadow(opened)
         assert opened.ask(f"/api/adapters/{BOT}/canary", version=2, share=0.25).is_success
         opened.answers = [
-            opened.chat("who are you", user="ann"),
-            opened.chat("who are you", user="ann", stream=True),
-            opened.chat("who are you", model="base"),
+            opened.chat(SAID, user="ann"),
+            opened.chat(SAID, user="ann", stream=True),
+            opened.chat(SAID, model="base"),
         ]
-        opened.chat("who are you", user="bob", model=f"{BOT}@2", max_tokens=0)
+        opened.chat(SAID, user="bob", model=f"{BOT}@2", max_tokens=0)
         rated = {"adapter": BOT, "version": opened.registry.rollout(BOT).champion, "prompt": "who", "answer": "me"}
         assert opened.ask("/api/feedback", id="rated-1", rating=0.75, **rated).is_success
         yield opened
@@ -37,7 +43,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def asked_in_the_shadow(opened: House) -> None:
     """A trial that answers nobody was asked once."""
     assert opened.ask(f"/api/adapters/{BOT}/canary", version=3, shadow=True).is_success
-    assert opened.chat("who are you").is_success
+    assert opened.chat(SAID).is_success
     until = time.monotonic() + 60
     while "shoal_shadow_requests_total" not in opened.metrics():
         assert time.monotonic() < until
@@ -139,6 +145,47 @@ def test_a_query_for_what_is_not_there_is_refused() -> None:
         check_query("wrong", "sum by (adapter) (shoal_runs)", "{{status}}", known)
     right = "max by (adapter) (shoal_runs) * on (adapter) group_left (version) shoal_champion_info"
     check_query("right", right, "{{adapter}} {{version}}", known)
+
+
+def test_every_line_of_every_log_is_a_json_object(watched: House) -> None:
+    """Also Celery's, BentoML's and what is printed: time, level, logger, message, and whose process it is."""
+    for path in watched.logs:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert lines, path
+        for line in lines:
+            assert {"time", "level", "logger", "message"} <= line.keys()
+            assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    service, control, score, beat = (told(path) for path in watched.logs)
+    assert any(line.get("replica", "").endswith(f":{watched.service.port}") for line in service)
+    assert any(line.get("worker", "").startswith("control@") for line in control)
+    assert any(line["logger"] == "celery.worker.strategy" for line in score)
+    assert any(line["logger"] == "celery.beat" for line in beat)
+
+
+def test_lines_name_what_they_are_about(watched: House) -> None:
+    """An answer: its request, version and adapter. A move of a run: the run, the adapter, in the end the version."""
+    service, control, _score, _beat = (told(path) for path in watched.logs)
+    asked = watched.answers[0].headers
+    (line,) = [each for each in service if each.get("request_id") == asked["x-request-id"]]
+    assert (line["version"], line["adapter"]) == (asked["x-shoal-version"], BOT)
+    moves = [line for line in control if line["logger"] == "shoal.runs"]
+    assert {(line["run"], line["adapter"]) for line in moves} == {(watched.run.id, BOT)}
+    assert moves[0]["message"] == "searching, generation 0 of 2"
+    assert moves[-1]["version"] == f"{BOT}@{watched.run.version}"
+
+
+def test_neither_prompts_nor_keys_are_logged(watched: House) -> None:
+    """At the level debug: not what a user asks, not what feedback holds, not the key, in the service or in a worker."""
+    written = "".join(path.read_text() for path in watched.logs)
+    feedback = watched.registry.feedback.all(BOT)
+    asked = {message.content for each in feedback for message in each.messages or ()}
+    assert len(asked) > 50
+    for secret in (SAID, KEY, *asked):
+        assert secret not in written, secret
+
+
+def told(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_with_redis_gone_a_scrape_says_so_and_leaves_out_what_it_cannot_know(watched: House) -> None:

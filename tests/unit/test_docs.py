@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
+from registry.logs import LogSettings
 from registry.settings import RegistrySettings
 from service.settings import ServiceSettings
 from shoal.settings import UpSettings
@@ -21,7 +22,7 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("settings", [RegistrySettings, ServiceSettings, UpSettings, WorkerSettings])
+@pytest.mark.parametrize("settings", [LogSettings, RegistrySettings, ServiceSettings, UpSettings, WorkerSettings])
 def test_every_setting_is_documented_as_it_describes_itself(settings: type[BaseSettings]) -> None:
     """docs/settings.md has a row for each variable, with the words of the code."""
     documented = text("docs/settings.md")
