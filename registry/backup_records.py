@@ -23,7 +23,9 @@ from registry.keys import Keys
 
 KINDS = ("keys", "runs", "interactions", "other", "adapters", "feedback")
 _PAGE = 500
-_MOMENTARY = re.compile(r"celery:|\{:(replicas|wanted|artifacts|restore)\}:|\{run:[^}]*\}:.*lease:\d+$")
+_MOMENTARY = re.compile(
+    r"celery:|\{:(replicas|wanted|artifacts|restore|workers)\}:|\{run:[^}]*\}:.*(lease:\d+|leases)$"
+)
 _TAGGED = re.compile(r"\{([^}]*)\}:(.+)")
 # Those of an adapter that change, with their types: one that is made while the namespace is scanned is not missed.
 _PARTS = {

@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import redis
 
 from registry.errors import Conflict, RunGoing, RunUnknown
 from registry.keys import Keys
+from registry.lua import script
 from registry.records import Run, now
 
 KEEP_SECONDS = 7 * 24 * 3600
 """How long the slices of a finished step are kept."""
+FORGET_SECONDS = 20.0
+"""How long a run that was seen to have ended is taken for ended: a Redis that lost its last moments knows it as going."""
 
 
 class Runs:
@@ -36,11 +38,11 @@ class Runs:
         self.on_move: Callable[[Run], None] = lambda run: None
         """Told of every run that was moved on here, as it is now: for logs and traces. It should not raise."""
         self._ended: set[str] = set()  # latest runs of their adapters that were seen to have ended: they stay so
-        script = resources.files("registry").joinpath("lua")
-        self._create, self._save, self._claim, self._report = (
-            client.register_script(script.joinpath(f"{name}.lua").read_text())
-            for name in ("run_create", "run_save", "slice_claim", "slice_report")
-        )
+        self._seen_ended = time.monotonic()
+        self._create, self._save = script(client, "run_create"), script(client, "run_save")
+        self._open, self._due = script(client, "step_open"), script(client, "slices_due")
+        self._claim, self._renew = script(client, "slice_claim"), script(client, "slice_renew")
+        self._report = script(client, "slice_report")
 
     # Records ----------------------------------------------------------------------------------------------------------
 
@@ -85,7 +87,9 @@ class Runs:
 
     def going(self) -> list[Run]:
         """Every run that has not ended, however old: an adapter's place names its latest, and those that ended are
-        remembered here, so that a look reads the others alone."""
+        remembered here for a while, so that a look reads the others alone."""
+        if time.monotonic() - self._seen_ended > FORGET_SECONDS:
+            self._ended, self._seen_ended = set(), time.monotonic()
         places: Any = self._redis.sort(self._keys.adapters, by="nosort", get=[self._keys.of("*", "run")])
         ids = sorted({place for place in places if place} - self._ended)
         found = self._found(ids)
@@ -103,6 +107,12 @@ class Runs:
     def search_state(self, run_id: str) -> dict[str, Any] | None:
         text = self._redis.get(self._key(run_id, "search"))
         return json.loads(text) if text else None
+
+    def stumbling(self, run_id: str, revision: int) -> float:
+        """Says that the run could not be moved on from this revision; for how many seconds it has been so."""
+        key, at = self._key(run_id, "stumbled", str(revision)), time.time()
+        self._redis.set(key, at, nx=True, ex=KEEP_SECONDS)
+        return at - float(cast("str | None", self._redis.get(key)) or at)
 
     def cancel(self, run_id: str, *, outcome: str) -> Run:
         """End a going run; one that ended stays as it ended."""
@@ -124,56 +134,44 @@ class Runs:
 
     # Slices -----------------------------------------------------------------------------------------------------------
 
-    def open_step(self, run_id: str, step: str, messages: list[dict[str, Any]]) -> None:
-        """Write the messages of a step, one a slice; opening it again changes nothing."""
-        key = self._key(run_id, step, "messages")
-        for index, message in enumerate(messages):
-            self._redis.hsetnx(key, str(index), json.dumps(message))
-        self._redis.expire(key, KEEP_SECONDS)
+    def open_step(self, run_id: str, step: str, messages: Sequence[dict[str, Any]]) -> bool:
+        """Write the messages of a step, one a slice, all at once; opening it again changes nothing and answers False."""
+        texts = [json.dumps(message) for message in messages]
+        return bool(self._open(keys=[self._key(run_id, step, "messages")], args=[KEEP_SECONDS, *texts]))
 
     def is_open(self, run_id: str, step: str) -> bool:
         return bool(self._redis.exists(self._key(run_id, step, "messages")))
 
-    def overdue(self, run_id: str, step: str, *, seconds: float) -> dict[int, dict[str, Any]]:
-        """Slices that nobody reported or holds, last sent longer ago than ``seconds``; they count as sent from now on."""
-        messages: Any = self._redis.hgetall(self._key(run_id, step, "messages"))
-        reported = set(self._redis.hkeys(self._key(run_id, step, "reports")))
-        sent = self._redis.hgetall(self._key(run_id, step, "sent"))
-        late: dict[int, dict[str, Any]] = {}
-        at = time.time()
-        for field, message in messages.items():
-            index = int(field)
-            if field in reported or at - float(sent.get(field, 0)) < seconds:
-                continue
-            if self._redis.exists(self._key(run_id, step, f"lease:{index}")):
-                continue
-            late[index] = json.loads(message)
-            self._redis.hset(self._key(run_id, step, "sent"), field, at)
-        self._redis.expire(self._key(run_id, step, "sent"), KEEP_SECONDS)
-        return late
+    def due(self, run_id: str, step: str, *, seconds: float, limit: int) -> list[dict[str, Any]]:
+        """Messages to send now, in the order of the slices: those that nobody reported or holds, not sent yet or longer ago
+        than ``seconds``, until ``limit`` slices are under way. They count as sent from now on."""
+        keys = self._slice_keys(run_id, step, "messages", "reports", "sent", "leases")
+        texts: Any = self._due(keys=keys, args=[int(seconds * 1000), limit, KEEP_SECONDS])
+        return [json.loads(text) for text in texts]
 
     def claim(self, run_id: str, step: str, index: int, *, lease_seconds: float) -> int | None:
         """Take a slice: a fencing token, or None where it is reported or somebody else is at it."""
-        keys = [
-            self._key(run_id, step, "fences"),
-            self._key(run_id, step, "reports"),
-            self._key(run_id, step, f"lease:{index}"),
-        ]
-        fence = int(self._claim(keys=keys, args=[index, int(lease_seconds * 1000)]))
-        self._redis.expire(keys[0], KEEP_SECONDS)
-        return fence or None
+        keys = self._slice_keys(run_id, step, "fences", "reports", "leases")
+        return int(self._claim(keys=keys, args=[index, int(lease_seconds * 1000), KEEP_SECONDS])) or None
 
-    def renew(self, run_id: str, step: str, index: int, *, lease_seconds: float) -> None:
-        self._redis.pexpire(self._key(run_id, step, f"lease:{index}"), int(lease_seconds * 1000))
+    def renew(self, run_id: str, step: str, index: int, fence: int, *, lease_seconds: float) -> bool:
+        """Keep a slice for so long from now on; False where it was taken over, or is reported."""
+        keys = self._slice_keys(run_id, step, "fences", "reports", "leases")
+        return bool(self._renew(keys=keys, args=[index, fence, int(lease_seconds * 1000)]))
+
+    def put_back(self, run_id: str, step: str, index: int, fence: int, *, why: str) -> None:
+        """Give a slice back unscored, and say why: it is sent again at its deadline, to whoever comes first."""
+        self._redis.hset(self._key(run_id, step, "troubles"), str(index), why)
+        self._redis.expire(self._key(run_id, step, "troubles"), KEEP_SECONDS)
+        self.renew(run_id, step, index, fence, lease_seconds=0)
+
+    def trouble(self, run_id: str, step: str, index: int) -> str | None:
+        """Why the slice was put back the last time it was."""
+        return cast("str | None", self._redis.hget(self._key(run_id, step, "troubles"), str(index)))
 
     def report(self, run_id: str, step: str, index: int, fence: int, report: dict[str, Any]) -> int | None:
         """Report a slice: how many are still missing, or None where the report was refused (taken over, or known already)."""
-        keys = [
-            self._key(run_id, step, "fences"),
-            self._key(run_id, step, "reports"),
-            self._key(run_id, step, f"lease:{index}"),
-            self._key(run_id, step, "messages"),
-        ]
+        keys = self._slice_keys(run_id, step, "fences", "reports", "leases", "messages")
         missing = int(self._report(keys=keys, args=[index, fence, json.dumps(report), KEEP_SECONDS]))
         return None if missing < 0 else missing
 
@@ -191,6 +189,9 @@ class Runs:
         keys = [self._key(run.id, part) for part in ("record", "search", "revision", "events")]
         state = "" if search is None else json.dumps(search)
         return bool(self._save(keys=keys, args=[expected, run.model_dump_json(), state]))
+
+    def _slice_keys(self, run_id: str, step: str, *parts: str) -> list[str]:
+        return [self._key(run_id, step, part) for part in parts]
 
     def _key(self, run_id: str, *parts: str) -> str:
         return self._keys.run(run_id, ":".join(parts))

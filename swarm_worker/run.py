@@ -25,6 +25,9 @@ from swarm_worker.settings import WorkerSettings
 
 CONFIRM = "confirm"
 GROW = "grow"
+MOST_SLICES = 16
+"""Into how many slices a generation is cut: a worker that joins finds some left, and one that leaves takes little along. It
+depends on nothing but the generation, for what shares a batch must not change with who is there."""
 
 
 def search_step(generation: int) -> str:
@@ -57,19 +60,35 @@ class RunDriver:
             return
         try:
             move(run)
-        except RegistryDown:
-            raise  # nothing can be written; the tick comes back to it
         except (ShoalError, ValueError) as error:
+            if isinstance(error, ShoalError) and error.status == 503:
+                raise  # something is away for a while; the tick comes back to it
             self._end(run, "failed", str(error))
 
     def look_after(self) -> None:
         """For every going run: send again what nobody took or a dead worker left, and move on what is complete."""
         for run in self.registry.runs.going():
-            step = self._step(run)
-            if step and self.registry.runs.is_open(run.id, step) and self.registry.runs.reports(run.id, step) is None:
-                self._send_overdue(run.id, step, seconds=self.settings.slice_deadline)
-            else:
-                self.advance(run.id)
+            try:
+                if (step := self._unfinished(run)) is not None:
+                    self.send_due(run.id, step)
+                else:
+                    self.advance(run.id)
+            except RegistryDown:
+                raise
+            except Exception as error:  # of one run; the others are looked after all the same
+                self._stumbled(run, f"{type(error).__name__}: {error}")
+
+    def send_due(self, run_id: str, step: str) -> None:
+        """Put the messages of a step's slices on the queue: the first ones, those that come next, and those that got lost."""
+        seconds, limit = self.settings.slice_deadline, self.settings.slices_ahead
+        for message in self.registry.runs.due(run_id, step, seconds=seconds, limit=limit):
+            self.send_slice(message)
+
+    def _stumbled(self, run: Run, why: str) -> None:
+        """A run that cannot be moved on may be so in a minute; one that cannot for long ends, with the reason."""
+        self.log("run %s could not be moved on: %s", run.id, why)
+        if self.registry.runs.stumbling(run.id, run.revision) > self.settings.stuck_seconds:
+            self._end(run, "failed", f"The run could not go on for {self.settings.stuck_seconds:.0f} s: {why}")
 
     # The moves --------------------------------------------------------------------------------------------------------
 
@@ -104,6 +123,9 @@ class RunDriver:
         reports = self.registry.runs.reports(run.id, search_step(run.generation))
         if reports is None:
             self._open_search(run, optimizer.ask())
+            return
+        if failed := next((report["error"] for report in reports if "error" in report), None):
+            self._end(run, "failed", f"Generation {run.generation} could not be scored: {failed}")
             return
         outcomes = [Outcome.from_json(outcome) for report in reports for outcome in report["outcomes"]]
         optimizer.tell(outcomes)
@@ -287,7 +309,7 @@ class RunDriver:
         return version.version
 
     def _open_search(self, run: Run, moves: list[Move]) -> None:
-        size = self.settings.slice_size or max(1, math.ceil(len(moves) / 2))
+        size = self.settings.slice_size or math.ceil(len(moves) / MOST_SLICES) or 1
         slices = [moves[start : start + size] for start in range(0, len(moves), size)]
         self._open(run, search_step(run.generation), [{"moves": [m.to_json() for m in part]} for part in slices])
 
@@ -300,17 +322,16 @@ class RunDriver:
     def _open(self, run: Run, step: str, works: list[dict[str, Any]]) -> None:
         messages = [{"run": run.id, "step": step, "index": index, "work": work} for index, work in enumerate(works)]
         self.registry.runs.open_step(run.id, step, messages)
-        self._send_overdue(run.id, step, seconds=self.settings.slice_deadline)
-
-    def _send_overdue(self, run_id: str, step: str, *, seconds: float) -> None:
-        for message in self.registry.runs.overdue(run_id, step, seconds=seconds).values():
-            self.send_slice(message)
+        self.send_due(run.id, step)
 
     def _end(self, run: Run, status: str, outcome: str) -> None:
         ended = run.model_copy(update={"status": status, "outcome": outcome, "finished_at": now()})
         if self.registry.runs.save(ended):
             self.log("run %s of %s: %s. %s", run.id, run.spec.adapter, status, outcome)
 
-    @staticmethod
-    def _step(run: Run) -> str | None:
-        return {"growing": GROW, "searching": search_step(run.generation), "confirming": CONFIRM}.get(run.status)
+    def _unfinished(self, run: Run) -> str | None:
+        """The step that is open and waits for reports; None where there is something else to do."""
+        step = {"growing": GROW, "searching": search_step(run.generation), "confirming": CONFIRM}.get(run.status)
+        if step is None or not self.registry.runs.is_open(run.id, step):
+            return None
+        return step if self.registry.runs.reports(run.id, step) is None else None

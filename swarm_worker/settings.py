@@ -18,10 +18,21 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHOAL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     scoring_threads: int = Field(default=0, ge=0, description="CPU threads of a scoring worker; 0: half the cores.")
-    slice_size: int = Field(default=0, ge=0, description="Positions a scoring message; 0: a generation in two slices.")
+    slice_size: int = Field(default=0, ge=0, description="Positions a scoring message; 0: a generation in 16 slices.")
+    slices_ahead: int = Field(
+        default=4,
+        ge=1,
+        description="Slices of one run that may be under way at a time: runs take turns on the workers.",
+    )
     lease_seconds: float = Field(default=12.0, gt=1, description="How long a silent worker keeps its slice.")
     slice_deadline: float = Field(
         default=15.0, gt=1, description="Seconds after which an unclaimed slice is sent again."
+    )
+    report_patience: float = Field(
+        default=120.0, ge=0, description="How long a scoring worker keeps a report that Redis is not there to take."
+    )
+    stuck_seconds: float = Field(
+        default=300.0, gt=0, description="How long a run may meet the same trouble until it ends as failed."
     )
     tick_seconds: float = Field(default=5.0, gt=0, description="How often Celery beat looks after the runs.")
     max_answer_tokens: int = Field(default=64, ge=1, description="Longest answer that the gate generates.")

@@ -10,10 +10,8 @@ import functools
 import logging
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,13 @@ from typing import Any
 import torch
 
 from registry import logs
-from registry.errors import BadInput, RegistryDown, ShoalError
+from registry.errors import BadInput, RegistryDown
 from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.environment import here
 from swarm_worker.growth import lesson_of
+from swarm_worker.hold import Hold
 from swarm_worker.materialise import materialise
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
 from swarm_worker.scoring.transformers import TransformersEngine
@@ -37,7 +36,9 @@ from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
 
 log = logging.getLogger("shoal.slices")
 MOST_CLAIMS = 5
-"""How often a slice is taken up before it counts as one that kills its workers."""
+"""How often a slice is taken up before it counts as one that kills its workers, or that none can score."""
+SCENES = 4
+"""Of how many runs a worker remembers what their slices share."""
 
 
 @dataclass(frozen=True)
@@ -55,54 +56,79 @@ class Scene:
 class SliceScorer:
     """Scores slices on one engine, one at a time."""
 
-    def __init__(self, registry: Registry, settings: WorkerSettings, engine: ScoringEngine) -> None:
+    def __init__(
+        self, registry: Registry, settings: WorkerSettings, engine: ScoringEngine, *, at_once: int = 1
+    ) -> None:
+        """``at_once``: how many positions the engine scores in one go; between two goes it is asked whether to go on."""
         self.registry = registry
         self.settings = settings
         self.engine = engine
-        self._scene: Scene | None = None
+        self.at_once = at_once
+        self._scenes: OrderedDict[str, Scene] = OrderedDict()  # the one that was entered last is the last
 
     def score(self, run_id: str, step: str, index: int, work: dict[str, Any]) -> int | None:
         """Claim, score, report: how many slices the step still misses, or None where there was nothing to do here."""
         runs = self.registry.runs
         if not runs.get(run_id).going:
             return None
-        fence = runs.claim(run_id, step, index, lease_seconds=self.settings.lease_seconds)
-        if fence is None:
+        hold = Hold.take(runs, run_id, step, index, lease_seconds=self.settings.lease_seconds)
+        if hold is None:
             return None
         began = time.monotonic()
-        with self._renewing(run_id, step, index):
-            report = (
-                self._work(run_id, work) if fence <= MOST_CLAIMS else _failed(work, "its workers died, again and again")
-            )
-        report["seconds"] = round(time.monotonic() - began, 4)
-        return runs.report(run_id, step, index, fence, report)
+        with hold.kept():
+            report = self._report(hold, work)
+            if report is None:
+                return None
+            report["seconds"] = round(time.monotonic() - began, 4)
+            return hold.report(report, patience=self.settings.report_patience)
 
-    def _work(self, run_id: str, work: dict[str, Any]) -> dict[str, Any]:
-        """Whatever goes wrong is reported: a slice that raised would be sent again for ever."""
+    def _report(self, hold: Hold, work: dict[str, Any]) -> dict[str, Any] | None:
+        """What came of the slice; None where it was given up or put back.
+
+        A position that has no score is an outcome, the same on every worker. What went wrong around it (a file that cannot be
+        read, no memory) may go well elsewhere or later: the slice is put back, a few times, and then ends its run.
+        """
+        if hold.fence > MOST_CLAIMS:
+            why = self.registry.runs.trouble(hold.run_id, hold.step, hold.index)
+            return {"error": why or f"{MOST_CLAIMS} workers that were at it died"}
         try:
             if "grow" in work:
-                return self._grow(run_id)
-            scene = self._enter(run_id)
+                return self._grow(hold.run_id)
+            scene = self._enter(hold.run_id)
             if "moves" not in work:
                 return self._confirm(scene, tuple(work["coefficients"]))
-            moves = [Move.from_json(move) for move in work["moves"]]
-            return {"outcomes": [outcome.to_json() for outcome in self._outcomes(scene, moves)]}
+            outcomes = self._outcomes(hold, scene, [Move.from_json(move) for move in work["moves"]])
+            return None if outcomes is None else {"outcomes": [outcome.to_json() for outcome in outcomes]}
         except RegistryDown:
-            raise  # nothing could be reported either; the slice is sent again
+            raise  # nothing can be said either; the slice is sent again
+        except (BadInput, ValueError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}  # of the run itself: no worker can do it
         except Exception as error:
-            log.exception("a slice of run %s failed", run_id)
-            return _failed(work, f"{type(error).__name__}: {error}")
+            log.exception("slice %d of %s of run %s is put back", hold.index, hold.step, hold.run_id)
+            hold.put_back(f"{type(error).__name__}: {error}")
+            return None
 
     def _grow(self, run_id: str) -> dict[str, Any]:
         """Train the run's own expert. Of the snapshot its search half alone is handed on."""
         run = self.registry.runs.get(run_id)
         return train(self.registry, run, self._snapshot(run).search, self._usable)
 
-    def _outcomes(self, scene: Scene, moves: list[Move]) -> list[Outcome]:
-        """All positions of the slice in one question to the engine."""
+    def _outcomes(self, hold: Hold, scene: Scene, moves: list[Move]) -> list[Outcome] | None:
+        """Of each position, in order; None as soon as nobody wants them any more."""
+        found: list[Outcome] = []
+        for start in range(0, len(moves), self.at_once):
+            if not hold.goes_on():
+                return None
+            found += self._scored(scene, moves[start : start + self.at_once])
+        return found
+
+    def _scored(self, scene: Scene, moves: list[Move]) -> list[Outcome]:
         utility = UTILITIES[scene.run.spec.utility]
         candidates = [Candidate(move.coefficients, scene.run.spec.space) for move in moves]
-        scores = measure(utility, self.engine, candidates, scene.search, scene.reference)
+        try:
+            scores = measure(utility, self.engine, candidates, scene.search, scene.reference)
+        except ValueError as error:  # of the items or the positions: no worker can score them
+            return [Outcome.of(move, None, f"{type(error).__name__}: {error}") for move in moves]
         return [Outcome.of(move, score.utility, score.error) for move, score in zip(moves, scores, strict=True)]
 
     def _confirm(self, scene: Scene, coefficients: tuple[float, ...]) -> dict[str, Any]:
@@ -130,26 +156,30 @@ class SliceScorer:
         }
 
     def _enter(self, run_id: str) -> Scene:
-        """The scene of a run; entering the same one again costs nothing."""
-        if self._scene is None or self._scene.run.id != run_id:
-            run = self.registry.runs.get(run_id)
-            snapshot = self._snapshot(run)
-            if run.champion is None:
-                raise BadInput(f"Run {run_id} has no champion.", field="run")
-            # The confirmation reads the experts' files again: they stay in this machine's cache as long as the scene does.
-            self.registry.artifacts.keep({run.champion.digest, *(expert.digest for expert in run.experts)})
-            experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
-            self._scene = (
-                None  # from here on the engine holds this run's experts: the last run's scene is no longer true
-            )
-            self.engine.set_experts(experts)
-            champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
-            lesson = lesson_of(run, snapshot.search)
-            items = [rated(item) for item in snapshot.search if item.digest not in lesson and self._usable(item)]
-            confirm_items = [item for item in snapshot.confirm if self._usable(item)]
-            reference = reference_of(UTILITIES[run.spec.utility], self.engine, champion, items)
-            self._scene = Scene(run, experts, items, confirm_items, champion, reference)
-        return self._scene
+        """The scene of a run. The last few are kept: runs take turns, and a champion's likelihoods cost as much as a
+        position's."""
+        scene = self._scenes.pop(run_id, None) or self._made(self.registry.runs.get(run_id))
+        self._scenes[run_id] = scene
+        while len(self._scenes) > SCENES:
+            self._scenes.popitem(last=False)
+        self.engine.set_experts(scene.experts)
+        return scene
+
+    def _made(self, run: Run) -> Scene:
+        snapshot = self._snapshot(run)
+        if run.champion is None:
+            raise BadInput(f"Run {run.id} has no champion.", field="run")
+        # The confirmation reads the experts' files again: they stay in this machine's cache as long as the scene does.
+        runs = [run, *(scene.run for scene in self._scenes.values())]
+        self.registry.artifacts.keep({digest for each in runs for digest in _digests(each)})
+        experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
+        self.engine.set_experts(experts)
+        champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
+        lesson = lesson_of(run, snapshot.search)
+        items = [rated(item) for item in snapshot.search if item.digest not in lesson and self._usable(item)]
+        confirm_items = [item for item in snapshot.confirm if self._usable(item)]
+        reference = reference_of(UTILITIES[run.spec.utility], self.engine, champion, items)
+        return Scene(run, experts, items, confirm_items, champion, reference)
 
     def _snapshot(self, run: Run) -> Snapshot:
         if run.snapshot is None:
@@ -169,32 +199,10 @@ class SliceScorer:
             return False
         return True
 
-    @contextmanager
-    def _renewing(self, run_id: str, step: str, index: int) -> Iterator[None]:
-        """Keep the slice's lease while it is being scored: only a dead worker's slice is taken over."""
-        done = threading.Event()
 
-        def renew() -> None:
-            while not done.wait(self.settings.lease_seconds / 3):
-                try:
-                    self.registry.runs.renew(run_id, step, index, lease_seconds=self.settings.lease_seconds)
-                except ShoalError:
-                    continue  # Redis is away for a moment; if it stays away the slice is taken over, as it should be
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-
-def _failed(work: dict[str, Any], why: str) -> dict[str, Any]:
-    """The report of a slice that could not be scored."""
-    if "moves" not in work:
-        return {"error": why}
-    return {"outcomes": [Outcome.of(Move.from_json(move), None, why).to_json() for move in work["moves"]]}
+def _digests(run: Run) -> set[str]:
+    """The adapters that scoring a run reads."""
+    return {expert.digest for expert in (*run.experts, *((run.champion,) if run.champion else ()))}
 
 
 @functools.cache
@@ -209,4 +217,4 @@ def scorer(registry: Registry, settings: WorkerSettings) -> SliceScorer:
         )
     engine = TransformersEngine.load(registry.settings.base)
     logs.configure()  # again: what was imported only now has brought handlers of its own
-    return SliceScorer(registry, settings, engine)
+    return SliceScorer(registry, settings, engine, at_once=1 if engine.mode == "merged" else settings.slice_size or 64)

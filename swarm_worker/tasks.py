@@ -52,12 +52,15 @@ def advance(run_id: str) -> None:
 
 @app.task(name=SCORE_SLICE)
 def score_slice(run: str, step: str, index: int, work: dict[str, Any]) -> None:
-    """Score one slice of a step and report it; the last one to report moves the run on."""
+    """Score one slice of a step and report it; the last one to report moves the run on, the others call the next slice."""
     from swarm_worker.slices import scorer  # torch loads here, in scoring workers only
 
     with logs.bound(run=run, step=step, slice=index):
-        if scorer(driver().registry, driver().settings).score(run, step, index, work) == 0:
+        missing = scorer(driver().registry, driver().settings).score(run, step, index, work)
+        if missing == 0:
             app.send_task(ADVANCE, args=[run])
+        elif missing is not None:
+            driver().send_due(run, step)
 
 
 @app.task(name=TICK)

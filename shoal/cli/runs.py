@@ -24,6 +24,12 @@ def adapt(
         str | None, typer.Option(help="How experts are combined: delta or factors.", show_default="delta")
     ] = None,
     max_generations: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default=False)] = None,
+    max_item_generations: Annotated[
+        int | None, typer.Option(min=1, help="At most so many items scored, positions times items.", show_default=False)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=1, help="The search ends after so many.", show_default=False)
+    ] = None,
     search_items: Annotated[
         int | None, typer.Option(min=10, help="Feedback items that score a position.", show_default="200")
     ] = None,
@@ -56,6 +62,8 @@ def adapt(
         "space": space,
         "seed": seed,
         "max_generations": max_generations,
+        "max_item_generations": max_item_generations,
+        "max_seconds": max_seconds,
         "search_items": search_items,
         "min_feedback": min_feedback,
         "grow": {key: value for key, value in {"when": grow, "start": grow_from}.items() if value} or None,

@@ -1,111 +1,27 @@
 """A run from trigger to delivered version, on a real Redis, the starter pack's real weights and the real scorer.
 
-Only the broker is left out: messages are put on a list, so that a test can lose, repeat and reorder them.
+Only the broker is left out (``tests/workshop.py``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from registry.adaptation import begin
 from registry.errors import BadInput, RunGoing, RunUnknown, TooLittleFeedback
 from registry.policy import Policy
-from registry.records import Feedback, Message, Run, RunSpec, now
-from registry.registry import Registry
-from registry.settings import RegistrySettings
-from starter.pack import load_pack
-from starter.skills import items
+from registry.records import Run, RunSpec, now
 from swarm_worker.environment import here
 from swarm_worker.rebuild import rebuild
-from swarm_worker.run import RunDriver
-from swarm_worker.scoring.engine import AdapterFolder, answers_of
-from swarm_worker.scoring.transformers import TransformersEngine
-from swarm_worker.settings import WorkerSettings
-from swarm_worker.slices import SliceScorer
 from tests.registry_versions import RegistryVersions
+from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
 
-BOT = "support-bot"
+__all__ = ["engine", "workshop"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@dataclass
-class Workshop:
-    """The parts of a run with a list for a queue."""
-
-    registry: Registry
-    driver: RunDriver
-    scorer: SliceScorer
-    queue: list[dict[str, Any]] = field(default_factory=list)
-
-    def work(self, *, limit: int = 1000, repeat: int = 1) -> None:
-        """Score what is queued, each message ``repeat`` times, and move runs on when a step is complete."""
-        while self.queue and limit:
-            message = self.queue.pop(0)
-            limit -= 1
-            for _ in range(repeat):
-                if self.scorer.score(**_named(message)) == 0:
-                    for _ in range(repeat):
-                        self.driver.advance(message["run"])
-
-    def finish(self, run: Run, **how: Any) -> Run:
-        self.driver.advance(run.id)
-        self.work(**how)
-        return self.registry.runs.get(run.id)
-
-
-def _named(message: dict[str, Any]) -> dict[str, Any]:
-    return {"run_id" if key == "run" else key: value for key, value in message.items()}
-
-
-@pytest.fixture(scope="session")
-def engine() -> TransformersEngine:
-    torch.set_num_threads(1)  # tests share their cores
-    return TransformersEngine.load(load_pack().base)
-
-
-@pytest.fixture
-def workshop(registry_settings: RegistrySettings, engine: TransformersEngine) -> Iterator[Workshop]:
-    pack = load_pack()
-    registry = Registry.open(registry_settings.model_copy(update={"base": str(pack.base)}))
-    for name, folder in pack.experts.items():
-        registry.register(BOT, folder, by="test", label=name)
-    registry.promote(BOT, 1, by="test")
-    settings = WorkerSettings(lease_seconds=1.5, slice_deadline=1.1)
-    queue: list[dict[str, Any]] = []
-    driver = RunDriver(registry, settings, queue.append, lambda run_id, seconds: None)
-    yield Workshop(registry, driver, SliceScorer(registry, settings, engine), queue)
-    registry.close()
-
-
-def give_feedback(workshop: Workshop, n: int, *, always_right: bool = False) -> None:
-    """The champion's own answers, rated by the true ones; ``always_right``: users like whatever it says."""
-    asked = items("blend", "traffic", n, seed=7)
-    champion = AdapterFolder(workshop.registry.artifacts.fetch(workshop.registry.version(BOT, 1).digest))
-    questions = [[{"role": "user", "content": item.prompt}] for item in asked]
-    answers = answers_of(workshop.scorer.engine, champion, questions, 24)
-    told = []
-    for number, (item, answer) in enumerate(zip(asked, answers, strict=True)):
-        right = always_right or item.is_right(answer)
-        told.append(
-            Feedback(
-                id=f"fb-{number}",
-                adapter=BOT,
-                version=1,
-                messages=(Message(role="user", content=item.prompt),),
-                answer=answer,
-                rating=1.0 if right else None,
-                correction=None if right else item.answer,
-                at=now(),
-            )
-        )
-    workshop.registry.feedback.add_many(told)
 
 
 def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop, tmp_path: Path) -> None:
@@ -152,16 +68,13 @@ def test_a_slice_of_a_dead_worker_is_sent_again(workshop: Workshop) -> None:
     run = begin(workshop.registry, RunSpec(adapter=BOT, seed=1, max_generations=1, promote=False), by="test")
     workshop.driver.advance(run.id)
     lost = workshop.queue.pop(0)
-    fence = workshop.registry.runs.claim(lost["run"], lost["step"], lost["index"], lease_seconds=1.5)
+    where = (lost["run"], lost["step"], lost["index"])
+    fence = workshop.registry.runs.claim(*where, lease_seconds=600)
     workshop.work()
     assert workshop.registry.runs.get(run.id).generation == 0
-    time.sleep(1.7)
-    workshop.driver.look_after()
-    workshop.work()
-    ended = workshop.registry.runs.get(run.id)
-    assert not ended.going
-    late = {"outcomes": [], "seconds": 0.0}
-    assert workshop.registry.runs.report(lost["run"], lost["step"], lost["index"], fence or 0, late) is None
+    assert workshop.registry.runs.renew(*where, fence or 0, lease_seconds=0)  # ten minutes later
+    workshop.look_after_until_ended(run)
+    assert workshop.registry.runs.report(*where, fence or 0, {"outcomes": [], "seconds": 0.0}) is None
 
 
 def test_lost_messages_are_sent_again(workshop: Workshop) -> None:
@@ -171,10 +84,9 @@ def test_lost_messages_are_sent_again(workshop: Workshop) -> None:
     workshop.driver.look_after()  # the message that starts the run was lost, too
     for _ in range(3):
         workshop.queue.clear()
-        time.sleep(1.2)
+        time.sleep(0.2)
         workshop.driver.look_after()
-        workshop.work()
-    assert not workshop.registry.runs.get(run.id).going
+    workshop.look_after_until_ended(run)
 
 
 def test_a_run_that_improves_nothing_changes_nothing(workshop: Workshop) -> None:
@@ -235,7 +147,8 @@ def test_a_run_stays_within_its_budget(workshop: Workshop) -> None:
     give_feedback(workshop, 120)
     begun = begin(workshop.registry, RunSpec(adapter=BOT, promote=False, search_items=20), by="test")
     workshop.driver.advance(begun.id)
-    first = sum(len(message["work"]["moves"]) for message in workshop.queue) * 20
+    slices = workshop.registry.runs.due(begun.id, "search-0", seconds=0, limit=100)
+    first = sum(len(message["work"]["moves"]) for message in slices) * 20
     workshop.registry.runs.cancel(begun.id, outcome="test")
     workshop.queue.clear()
 

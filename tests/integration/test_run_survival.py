@@ -1,0 +1,302 @@
+"""What may go wrong around a run, one thing after the other: it ends as it would have, or says why it cannot."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.adaptation import begin
+from registry.errors import RegistryDown
+from registry.records import Run, RunSpec
+from registry.runs import Runs
+from swarm_worker.run import RunDriver, search_step
+from swarm_worker.slices import MOST_CLAIMS
+from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
+
+__all__ = ["engine", "workshop"]  # fixtures
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+SPEC = RunSpec(adapter=BOT, seed=3, max_generations=2, promote=False)
+
+
+class Killed(BaseException):
+    """What a ``kill -9`` leaves behind: nothing after it is done, and nobody catches it."""
+
+
+def started(workshop: Workshop, spec: RunSpec = SPEC, feedback: int = 120) -> Run:
+    if not workshop.registry.feedback.count(BOT):
+        give_feedback(workshop, feedback)
+    return begin(workshop.registry, spec, by="test")
+
+
+def slice_of(workshop: Workshop) -> tuple[str, str, int]:
+    message = workshop.queue[0]
+    return message["run"], message["step"], message["index"]
+
+
+def test_a_step_opens_whole_or_not_at_all(workshop: Workshop) -> None:
+    """Two openers that would cut it differently: the first one's slices stand, and no mixture of both."""
+    runs = workshop.registry.runs
+    assert runs.open_step("run-x", "search-0", [{"index": 0}, {"index": 1}])
+    assert not runs.open_step("run-x", "search-0", [{"index": 0, "other": True}, {"index": 1}, {"index": 2}])
+    assert runs.due("run-x", "search-0", seconds=60, limit=9) == [{"index": 0}, {"index": 1}]
+
+
+def test_a_slice_belongs_to_its_latest_holder(workshop: Workshop) -> None:
+    """A worker that was given up cannot keep the lease of the one that took over; its report is refused."""
+    runs = workshop.registry.runs
+    runs.open_step("run-x", "confirm", [{"index": 0}])
+    first = runs.claim("run-x", "confirm", 0, lease_seconds=600)
+    assert first is not None
+    assert runs.claim("run-x", "confirm", 0, lease_seconds=600) is None
+    assert runs.renew("run-x", "confirm", 0, first, lease_seconds=0)
+    second = runs.claim("run-x", "confirm", 0, lease_seconds=600)
+    assert second == first + 1
+    assert not runs.renew("run-x", "confirm", 0, first, lease_seconds=600)
+    assert runs.report("run-x", "confirm", 0, first, {}) is None
+    assert runs.report("run-x", "confirm", 0, second, {}) == 0
+    assert not runs.renew("run-x", "confirm", 0, second, lease_seconds=600)
+    assert runs.due("run-x", "confirm", seconds=0, limit=9) == []
+
+
+def test_a_lost_message_is_sent_again_ever_more_patiently(workshop: Workshop) -> None:
+    """What was sent counts as under way; one that is lost comes again, and does not crowd out what was never sent."""
+    runs = workshop.registry.runs
+    runs.open_step("run-x", "search-0", [{"index": index} for index in range(5)])
+    assert [each["index"] for each in runs.due("run-x", "search-0", seconds=60, limit=2)] == [0, 1]
+    assert runs.due("run-x", "search-0", seconds=60, limit=2) == []
+    assert [each["index"] for each in runs.due("run-x", "search-0", seconds=0, limit=2)] == [0, 1]
+    assert [each["index"] for each in runs.due("run-x", "search-0", seconds=60, limit=3)] == [2]
+
+
+@pytest.mark.parametrize("moment", ["save", "open_step", "due", "reports", "search_state"])
+def test_a_control_worker_dies_at_any_step_of_a_move(
+    workshop: Workshop, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before or after each thing it says to Redis, generation after generation: the same coefficients come out."""
+    undisturbed = workshop.finish(started(workshop))
+    run = started(workshop)
+    real = getattr(Runs, moment)
+    calls = {"count": 0}
+
+    def dying(self: Runs, *args: Any, **named: Any) -> Any:
+        calls["count"] += 1
+        if calls["count"] % 3 == 1:
+            raise Killed
+        answer = real(self, *args, **named)
+        if calls["count"] % 3 == 2:
+            raise Killed
+        return answer
+
+    monkeypatch.setattr(Runs, moment, dying)
+    for _ in range(60):
+        try:
+            workshop.driver.look_after()
+            workshop.work()
+        except Killed:
+            continue
+        if not workshop.registry.runs.get(run.id).going:
+            break
+    monkeypatch.undo()
+    ended = workshop.look_after_until_ended(run)
+    assert calls["count"] > 3
+    assert same(ended) == same(undisturbed)
+
+
+def same(run: Run) -> Any:
+    """What must not depend on what happened on the way."""
+    return (
+        run.status,
+        run.coefficients,
+        run.item_generations,
+        run.generation,
+        run.best_utility,
+        run.version,
+        run.outcome,
+    )
+
+
+def test_two_control_workers_at_once_make_each_move_once(workshop: Workshop) -> None:
+    """Eight threads that advance the run whenever they can: each generation is one event, and the result is the same."""
+    undisturbed = workshop.finish(started(workshop))
+    run = started(workshop)
+    drivers = [
+        RunDriver(workshop.registry, workshop.driver.settings, workshop.queue.append, lambda run_id, seconds: None)
+        for _ in range(8)
+    ]
+    done = threading.Event()
+
+    def drive(driver: RunDriver) -> None:
+        while not done.is_set():
+            driver.advance(run.id)
+            driver.look_after()
+
+    threads = [threading.Thread(target=drive, args=(driver,)) for driver in drivers]
+    for thread in threads:
+        thread.start()
+    try:
+        ended = workshop.look_after_until_ended(run)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert same(ended) == same(undisturbed)
+    _, states = workshop.registry.runs.changes_after(run.id, "0")
+    assert [state.revision for state in states] == list(range(ended.revision + 1))
+
+
+def test_what_goes_wrong_around_a_slice_is_tried_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read twice costs two attempts; the result is that of a run that could read it."""
+    undisturbed = workshop.finish(started(workshop))
+    run = started(workshop)
+    real, failures = workshop.scorer.engine.ask, iter([OSError("no"), MemoryError("no")])
+
+    def ask(*args: Any) -> Any:
+        if error := next(failures, None):
+            raise error
+        return real(*args)
+
+    workshop.driver.advance(run.id)
+    monkeypatch.setattr(workshop.scorer.engine, "ask", ask)
+    assert same(workshop.look_after_until_ended(run)) == same(undisturbed)
+
+
+def test_a_slice_that_no_worker_can_score_ends_the_run_with_the_reason(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some tries the run has failed, says why, and its adapter is free; it never goes on with half a generation."""
+    run = started(workshop)
+    workshop.driver.advance(run.id)
+
+    def ask(*args: Any) -> Any:
+        raise MemoryError("the machine is too small")
+
+    monkeypatch.setattr(workshop.scorer.engine, "ask", ask)
+    where = slice_of(workshop)
+    for _ in range(MOST_CLAIMS + 1):
+        workshop.scorer.score(*where, {"moves": []} | workshop.queue[0]["work"])
+    workshop.registry.runs.report(*where, 0, {})  # a stranger's
+    monkeypatch.undo()
+    ended = workshop.look_after_until_ended(run)
+    assert ended.status == "failed"
+    assert "the machine is too small" in ended.outcome
+    workshop.registry.runs.cancel(started(workshop).id, outcome="test")
+
+
+def test_workers_that_die_at_a_slice_end_the_run(workshop: Workshop) -> None:
+    """A slice that kills whoever takes it up is not given to workers for ever."""
+    run = started(workshop)
+    workshop.driver.advance(run.id)
+    where = slice_of(workshop)
+    for _ in range(MOST_CLAIMS):
+        fence = workshop.registry.runs.claim(*where, lease_seconds=600)
+        assert fence is not None
+        workshop.registry.runs.renew(*where, fence, lease_seconds=0)
+    ended = workshop.look_after_until_ended(run)
+    assert ended.status == "failed"
+    assert f"{MOST_CLAIMS} workers" in ended.outcome
+
+
+def test_cancelled_between_two_positions(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of many positions stops after the one that is being scored."""
+    settings = workshop.driver.settings.model_copy(update={"slice_size": 100})
+    monkeypatch.setattr(workshop.scorer, "at_once", 1)
+    run = started(workshop)
+    RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None).advance(run.id)
+    (message,) = workshop.queue
+    assert len(message["work"]["moves"]) > 3
+    real, asked = workshop.scorer.engine.ask, []
+
+    def ask(scored: Any, *args: Any) -> Any:
+        asked.append(scored)
+        if len(asked) == 2:  # the champion's likelihoods, then the first position
+            workshop.registry.runs.cancel(run.id, outcome="test")
+        return real(scored, *args)
+
+    monkeypatch.setattr(workshop.scorer.engine, "ask", ask)
+    workshop.work()
+    assert len(asked) == 2
+    assert workshop.registry.runs.reports(run.id, search_step(0)) is None
+    ended = workshop.registry.runs.get(run.id)
+    assert (ended.status, ended.item_generations) == ("cancelled", 0)
+
+
+def test_a_report_waits_for_redis(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis goes while a slice is scored: what was scored is reported when it is back, and not scored again."""
+    run = started(workshop)
+    workshop.driver.advance(run.id)
+    real, down = Runs.report, iter([RegistryDown("gone"), RegistryDown("gone")])
+
+    def report(self: Runs, *args: Any) -> Any:
+        if error := next(down, None):
+            raise error
+        return real(self, *args)
+
+    monkeypatch.setattr(Runs, "report", report)
+    monkeypatch.setattr("swarm_worker.hold.REST_SECONDS", 0.01)
+    message = workshop.queue.pop(0)
+    missing = workshop.scorer.score(message["run"], message["step"], message["index"], message["work"])
+    assert missing is not None
+
+
+def test_a_run_that_cannot_go_on_ends_and_keeps_no_other_waiting(workshop: Workshop) -> None:
+    """One run whose optimiser's state makes no sense; the run of another adapter is moved on by the same tick. In the end the
+    first has failed, with the reason."""
+    broken = started(workshop)
+    workshop.driver.advance(broken.id)
+    searching = workshop.registry.runs.get(broken.id)
+    workshop.registry.runs.save(searching.model_copy(update={"generation": 7}), {"optimizer": "cma_es"})
+    workshop.registry.create_adapter("other", by="test")
+    spec = RunSpec(adapter="other")
+    unlike = {"id": "run-other", "spec": spec, "status": "queued", "champion": None, "revision": 0}
+    workshop.registry.runs.create(broken.model_copy(update=unlike))
+    workshop.driver.look_after()
+    assert workshop.registry.runs.get("run-other").status == "searching"
+    assert workshop.registry.runs.get(broken.id).going
+    settings = workshop.driver.settings.model_copy(update={"stuck_seconds": 1e-9})
+    RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None).look_after()
+    ended = workshop.registry.runs.get(broken.id)
+    assert ended.status == "failed"
+    assert "KeyError" in ended.outcome
+
+
+@pytest.mark.parametrize("optimizer", ["cma_es", "model_swarms", "bayesian"])
+def test_a_budget_is_never_exceeded(workshop: Workshop, optimizer: Any) -> None:
+    """The search ends before the generation that would cost more than there is, and says so; the bill is exact."""
+    limit = 2000
+    spec = RunSpec(adapter=BOT, optimizer=optimizer, max_item_generations=limit, promote=False)
+    ended = workshop.finish(started(workshop, spec))
+    assert ended.snapshot is not None
+    assert ended.status in ("done", "stopped"), ended.outcome
+    assert ended.item_generations <= limit
+    assert ended.item_generations % ended.snapshot.search == 0
+    _, states = workshop.registry.runs.changes_after(ended.id, "0")
+    last = next(state for state in states if state.status == "confirming")
+    assert f"of {limit} item-generations are used" in last.outcome
+
+
+def test_a_budget_below_the_starts_is_refused(workshop: Workshop) -> None:
+    """Nothing is scored for a search that could not even compare its experts; the outcome says so."""
+    ended = workshop.finish(started(workshop, RunSpec(adapter=BOT, max_item_generations=50)))
+    assert (ended.status, ended.item_generations) == ("failed", 0)
+    assert "budget" in ended.outcome
+
+
+def test_a_budget_of_seconds_ends_a_search(workshop: Workshop) -> None:
+    """However short: the starts are scored, and the best of them goes to confirm."""
+    ended = workshop.finish(started(workshop, RunSpec(adapter=BOT, max_seconds=0.01, promote=False)))
+    assert (ended.status, ended.generation) == ("stopped", 0) or ended.status == "done"
+    assert ended.decision is not None
+
+
+def test_however_a_generation_is_cut_the_same_comes_out(workshop: Workshop, tmp_path: Path) -> None:
+    """Slices of 1, of 3 and of all positions, in one go or one by one: the same coefficients and weights."""
+    outcomes = []
+    for size, at_once in ((1, 1), (3, 2), (100, 100)):
+        settings = workshop.driver.settings.model_copy(update={"slice_size": size})
+        workshop.scorer.at_once = at_once
+        workshop.driver = RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None)
+        outcomes.append(same(workshop.finish(started(workshop))))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
