@@ -199,8 +199,8 @@ def write(client: RegistryRedis, keys: Keys, lines: Iterable[Line]) -> None:
 
 
 def clear(client: RegistryRedis, keys: Keys, but: str = "") -> None:
-    """Deletes what ``present`` names, the index first; a key that begins with ``but`` stays, where one is given."""
-    client.delete(keys.adapters)
+    """Deletes what ``present`` names, the indices first; a key that begins with ``but`` stays, where one is given."""
+    client.delete(keys.runs, keys.adapters)
     for key in present(client, keys):
         if not but or not key.startswith(but):
             client.delete(f"{keys.namespace}:{key}")

@@ -83,10 +83,6 @@ class Cache:
                 gone.append(f"sha256:{path.name}")
         return gone
 
-    def leftovers(self, before: float) -> Iterator[tuple[Path, int]]:
-        """Folders of writers that died before the time ``before`` (seconds), each with its bytes."""
-        yield from leftovers(self.root, before)
-
     def _lock_file(self, digest: str) -> Path:
         return self.root / "holds" / parts_of(digest)[3]
 
@@ -117,11 +113,12 @@ class Cache:
 
 
 def leftovers(root: Path, before: float) -> Iterator[tuple[Path, int]]:
-    """What writers that died left under a local root before the time ``before``: scratch folders, half-made copies."""
+    """What writers that died left under a local root: scratch folders and half-made copies in which nothing was written, and
+    nothing was added or removed, since the time ``before``."""
     aside = (path for path in root.glob("sha256/*/*/*") if _PARTIAL.fullmatch(path.name))
     for path in (*root.glob("arriving/*"), *aside):
         with contextlib.suppress(OSError):
-            if path.is_dir() and path.stat().st_mtime < before:
+            if path.is_dir() and _touched_at(path) < before:
                 yield path, _bytes_in(path)
 
 
@@ -149,6 +146,11 @@ def _used_at(lock_file: Path) -> float:
     with contextlib.suppress(OSError):
         return lock_file.stat().st_mtime
     return 0.0
+
+
+def _touched_at(folder: Path) -> float:
+    """When a folder or a file in it was last written to: a long copy changes its file, not its folder."""
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 
 def _bytes_in(folder: Path) -> int:

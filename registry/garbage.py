@@ -1,7 +1,8 @@
 """Garbage collection: bytes that no record names are deleted, and what dead writers left behind.
 
 Left alone: what any record names (versions of every adapter, retired ones too; snapshots, experts and finalists of runs),
-what was announced or written within the grace period, because its registration may be on the way. One place belongs to one
+what was announced or written within the grace period, because its registration may be on the way. Scratch in which anything
+was written within the last hour is left alone however short the grace is: its writer may be at work. One place belongs to one
 Shoal: the bytes of another one would look like garbage.
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from registry.registry import Registry
 
 GRACE_SECONDS = 24 * 3600.0
+SCRATCH_SECONDS = 3600.0  # the least age of scratch that is taken for a dead writer's: no write pauses for that long
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,9 @@ def collect(registry: Registry, *, dry_run: bool, grace: float = GRACE_SECONDS) 
             gone.append(Collected(stored.digest, stored.size))
     if not dry_run:
         arrivals.tidy(grace)
+    dead = min(before, time.time() - SCRATCH_SECONDS)
     roots = {registry.artifacts.cache.root, *([Path(place.root)] if place.local else [])}
-    for path, size in [found for root in sorted(roots) for found in leftovers(root, before)]:
+    for path, size in [found for root in sorted(roots) for found in leftovers(root, dead)]:
         if not dry_run:
             clear(path)
         gone.append(Collected(str(path), size))

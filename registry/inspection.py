@@ -28,13 +28,13 @@ from registry.base_shape import BaseShape
 from registry.errors import AdapterRefused
 from registry.strict_json import StrictJsonError, read_json
 from registry.tensors import FLOATS, HeaderWrong, Tensor, read_header
+from registry.unpacked import PICKLES
 
 __all__ = ["AdapterFacts", "BaseShape", "inspect", "unpack"]
 
 SIDECAR = "shoal.json"  # beside an exported adapter: which base it fits
 MAX_CONFIG = 1_000_000  # bytes
 MAX_ALPHA = 1e6
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _BYSTANDERS = (".md", ".txt", ".json", ".jinja", ".model", ".yaml", ".yml", ".png", ".jpg", ".svg")
 _SILENT_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # they change lora_A and lora_B only
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -96,7 +96,7 @@ def _files(folder: Path, max_bytes: int) -> int:
             continue  # .git, .cache, .gitattributes of a download
         if path.is_symlink():
             raise AdapterRefused("link", f"'{path.name}' is a link. Copy the file itself.", file=path.name)
-        if path.suffix.lower() in _PICKLES:
+        if path.suffix.lower() in PICKLES:
             raise AdapterRefused(
                 "not_safetensors",
                 f"'{path.name}' is a pickle, which can run code when it is loaded. Save as safetensors, delete this.",

@@ -2,13 +2,13 @@
 
 It talks to Redis and to the place directly, so it works when no service starts. Every byte of the file is checked before
 anything is touched; a place that is not empty is refused, and so is going back behind what was known. Weights come first
-and the index of adapters last, so nobody sees half of it.
+and the two indices last, of adapters and then of runs: nobody sees half of it, nor a run of an adapter that is not there.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from registry.errors import ArtifactMissing, TargetNotEmpty, WouldGoBack
 from registry.keys import Keys
 from registry.records import Rollout, now
 from registry.registry import Registry
+
+INDICES = ("adapters", "runs")  # each is a key, and the kind that holds its lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +173,21 @@ def _put_weights(registry: Registry, backup: BackupFile, tell: Tell) -> None:
 
 
 def _put_records(registry: Registry, backup: BackupFile, keys_kept: bool, tell: Tell) -> None:
-    """The index of adapters last: until then nobody sees any of them."""
+    """What lists adapters and runs comes last, in this order: until then nobody sees any of them."""
     keys = Keys(registry.settings.namespace)
     for number, kind in enumerate(KINDS, start=1):
         tell("records", number, len(KINDS))
         if kind == "keys" and keys_kept:
             continue  # a key that was revoked since the backup must not open anything again
-        lines = backup.lines(kind)
-        backup_records.write(registry.redis, keys, (line for line in lines if line.key != "adapters"))
+        _write(registry, keys, backup, kind, lambda key: key not in INDICES)
         if kind == "keys" and registry.redis.exists(keys.of(":keys", "records")):
             registry.redis.incr(keys.of(":keys", "revision"))  # services that cached another table read this one
-    index = (line for line in backup.lines("adapters") if line.key == "adapters")
-    backup_records.write(registry.redis, keys, index)
+    for index in INDICES:
+        _write(registry, keys, backup, index, index.__eq__)
     for name in backup.manifest.revisions:
         registry.redis.publish(keys.changes, name)
+
+
+def _write(registry: Registry, keys: Keys, backup: BackupFile, kind: str, wanted: Callable[[str], bool]) -> None:
+    lines = (line for line in backup.lines(kind) if wanted(line.key))
+    backup_records.write(registry.redis, keys, lines)

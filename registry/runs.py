@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, cast
 
 import redis
@@ -203,6 +203,35 @@ class Runs:
                 pipe.get(self._key(run_id, "record"))
             return [Run.model_validate_json(text) for text in pipe.execute() if text]
 
+    def of(self, adapters: Collection[str], limit: int = 50, before: str | None = None) -> Sequence[Run]:
+        """As ``list``, of these adapters alone; RunUnknown also where ``before`` is a run of another."""
+        place = None
+        if before is not None:
+            run = self.find(before)
+            score: Any = self._redis.zscore(self._keys.runs, before)
+            if run is None or run.spec.adapter not in adapters or score is None:
+                raise RunUnknown(before)
+            place = (float(score), before)
+        found: Sequence[Run] = ()
+        while len(found) < limit and (rows := self._behind(place, adapters, limit - len(found))):
+            found = [*found, *self._found(run_id for _, run_id in rows)]
+            place = rows[-1]
+        return found
+
+    def _behind(
+        self, place: tuple[float, str] | None, adapters: Collection[str], limit: int
+    ) -> Sequence[tuple[float, str]]:
+        """Up to ``limit`` places of runs of these adapters, newest first, from the one behind ``place`` on. A place is when
+        a run began and its id: Redis's own order. One round trip."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in (self._keys.of(adapter, "runs") for adapter in sorted(adapters)):
+                highest = "+inf" if place is None else f"({place[0]!r}"
+                pipe.zrevrangebyscore(key, highest, "-inf", start=0, num=limit, withscores=True)
+                if place is not None:
+                    pipe.zrangebyscore(key, place[0], place[0], withscores=True)  # began at the same moment: hardly any
+            rows: Any = [(score, run_id) for answer in pipe.execute() for run_id, score in answer]
+        return sorted((row for row in rows if place is None or row < place), reverse=True)[:limit]
+
     # Last: inside the class, a method of this name hides the type.
     def list(self, adapter: str | None = None, limit: int = 50, before: str | None = None) -> list[Run]:
         """Newest first; ``before``: only those that began before this run. RunUnknown where there is no such run."""
@@ -213,5 +242,11 @@ class Runs:
             if rank is None:
                 raise RunUnknown(before)
             first = rank + 1
-        ids: Any = self._redis.zrevrange(key, first, first + limit - 1)
-        return [*self._found(ids)]
+        found: list[Run] = []
+        while len(found) < limit:
+            ids: Any = self._redis.zrevrange(key, first, first + limit - len(found) - 1)
+            if not ids:
+                break
+            found += self._found(ids)  # fewer where a record is gone
+            first += len(ids)
+        return found

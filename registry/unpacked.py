@@ -10,6 +10,7 @@ from registry.artifacts import CONFIG, TENSORS
 from registry.errors import AdapterRefused
 
 MAX_MEMBERS = 200
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")  # in an archive or a folder
 BOMB_BYTES = 16 << 20  # below this, what it unpacks to is no burden, however well it was packed
 BOMB_RATIO = 100  # weights pack to about nine tenths of themselves; deflate's best, on zeros, is 1:1032
 _MAX_NAME, _MAX_PART, _MAX_DEPTH = 500, 200, 16  # bytes, bytes, folders
@@ -22,7 +23,6 @@ _ODD = (
     "Zl",
     "Zp",
 )  # control, format and bidi, lone surrogates, private, none, separators
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
 _PICKLE_HEADS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar", ".whl", ".npz")
 FORMATS = {
@@ -139,7 +139,7 @@ def _alike(name: str) -> str:
 
 def _harmless_name(name: str) -> None:
     last = name.lower()
-    if last.endswith(_PICKLES):
+    if last.endswith(PICKLES):
         raise AdapterRefused(
             "not_safetensors",
             f"'{name}' is a pickle, which can run code when it is loaded. Save as safetensors, leave this out.",

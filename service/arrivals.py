@@ -43,6 +43,7 @@ class Arrivals:
         self._residents = residents
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, Failure] = {}
+        self._wished: set[str] = set()  # coming because a move wants them: their loads go first
         self.versions: dict[str, Version] = {}  # records by engine name; a version never changes
 
     @property
@@ -58,7 +59,8 @@ class Arrivals:
         return lease
 
     async def bring(self, adapter: str, number: int, *, again: bool = False) -> None:
-        """Make the version ready. A failure of the last seconds is answered as it was, unless ``again``."""
+        """Make the version ready. A failure of the last seconds is answered as it was, unless ``again``: a move asks, which
+        waits behind no load that only a request asked for."""
         name = f"{adapter}@{number}"
         if name in self._residents.ready:
             self._failures.pop(name, None)
@@ -70,6 +72,9 @@ class Arrivals:
             coming = asyncio.create_task(self._bring(adapter, number), name=f"bring {name}")
             self._coming[name] = coming
             coming.add_done_callback(lambda done: self._arrived(name, done))
+        if again:
+            self._wished.add(name)
+            self._residents.hurry(name)
         await asyncio.shield(coming)
 
     async def version(self, adapter: str, number: int) -> Version:
@@ -96,7 +101,7 @@ class Arrivals:
     async def _bring(self, adapter: str, number: int) -> None:
         version = await self.version(adapter, number)
         path = await asyncio.to_thread(self._registry.artifacts.fetch, version.digest)
-        await self._residents.ensure(version.engine_name, path)
+        await self._residents.ensure(version.engine_name, path, first=version.engine_name in self._wished)
         if (
             self.versions.get(version.engine_name) is not version
         ):  # its rollout moved meanwhile: it may be retired by now
@@ -108,6 +113,7 @@ class Arrivals:
 
     def _arrived(self, name: str, task: asyncio.Task[None]) -> None:
         del self._coming[name]
+        self._wished.discard(name)
         if task.cancelled():
             return
         error = (

@@ -179,7 +179,7 @@ class Rollouts:
         try:
             left = False
             keep = {f"{adapter}@{number}" for number in self.now[adapter].pinned}
-            loaded = {name for name in self._residents.ready if name.rpartition("@")[0] == adapter}
+            loaded = {name for name in self._residents.loaded if name.rpartition("@")[0] == adapter}
             for name in loaded - keep:
                 version = await asyncio.to_thread(self._registry.version, adapter, int(name.rpartition("@")[2]))
                 left |= version.retired and not await self._residents.remove(name)  # long answers: again later

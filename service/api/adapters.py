@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import tarfile
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,15 +10,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from pydantic import Field
-from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse
 
 from registry.archives import unpack
 from registry.errors import AdapterUnknown, BadInput, RolloutMoved, TooLarge
 from registry.history import moment
-from registry.inspection import SIDECAR
 from registry.records import Adapter, Rollout, Version
 from service import auth
+from service.api.exports import ExportResponse
 from service.api.parts import Before, Body, Caller, Limit, MoveBody, Parts, PartsOf, Who, adapter_name, page
 
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
@@ -120,17 +116,7 @@ def get_artifact(name: Name, version: int, parts: PartsOf, _: Caller) -> FileRes
     folder, base = parts.registry.artifacts.fetch(record.digest), None
     with suppress(BadInput):  # a base whose config cannot be read here is no reason to keep weights back
         base = parts.registry.base_shape()
-    scratch = Path(tempfile.mkdtemp(prefix="shoal-export-"))
-    packed = scratch / f"{name}-{version}.tar"
-    with tarfile.open(packed, "w") as tar:
-        for file in sorted(folder.iterdir()):
-            tar.add(file, arcname=f"{name}-{version}/{file.name}", recursive=False)
-        told = {"adapter": record.engine_name, "digest": record.digest, "base": base and base.config_digest}
-        (scratch / SIDECAR).write_text(json.dumps(told))
-        tar.add(scratch / SIDECAR, arcname=f"{name}-{version}/{SIDECAR}")
-    return FileResponse(
-        packed, media_type="application/x-tar", filename=packed.name, background=BackgroundTask(shutil.rmtree, scratch)
-    )
+    return ExportResponse(record, folder, base.config_digest if base else None)
 
 
 @router.get("/{name}/lineage")

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedError
 
+from registry.records import Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.rules import OTHERWISE, rule_for
@@ -172,6 +174,33 @@ def test_a_key_for_one_adapter_sees_and_touches_no_other(house: House) -> None:
     assert house.ask("GET", "/api/feedback?adapter=other", key).status_code == 403
     assert house.ask("GET", "/api/status", key).status_code == 403
     assert house.registry.feedback.count("other") == 0
+
+
+def test_a_key_for_some_adapters_pages_through_their_runs_alone(house: House) -> None:
+    """Every page but the last is full, whatever lies between; no other adapter's run is listed, or tells that it is there."""
+    began = now()
+    for number in range(24):
+        adapter = ("bot", "other", "other", "third")[number % 4]
+        at = began + timedelta(seconds=number // 6)  # some begin at the same moment
+        run = Run(id=f"run-{number:02}", spec=RunSpec(adapter=adapter), created_at=at, created_by="test")
+        house.registry.runs.create(run)
+        house.registry.runs.cancel(run.id, outcome="test")
+    every = [run.id for run in house.registry.runs.list() if run.spec.adapter != "other"]
+    assert len(every) == 12
+    key = house.key("operate", adapters=["bot", "third", "nobody"])
+    pages, before = [], ""
+    while True:
+        answer = house.ask("GET", f"/api/runs?limit=5{before}", key).json()
+        pages.append([run["id"] for run in answer["runs"]])
+        if answer["next"] is None:
+            break
+        before = f"&before={answer['next']}"
+    assert [len(page) for page in pages] == [5, 5, 2]
+    assert [run for page in pages for run in page] == every
+    assert len(house.ask("GET", "/api/runs?limit=12", key).json()["runs"]) == 12
+    assert house.ask("GET", "/api/runs?limit=12", key).json()["next"] is None
+    for unseen in ("run-01", "no-such-run"):
+        assert house.ask("GET", f"/api/runs?before={unseen}", key).status_code == 404
 
 
 def test_a_revoked_key_opens_nothing_and_history_says_who(house: House) -> None:

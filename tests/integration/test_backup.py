@@ -8,17 +8,19 @@ import json
 import tarfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from registry import backup_records
 from registry import restore as restoring
 from registry.backup import back_up
 from registry.backup_cli import redis_of
 from registry.errors import BackupDamaged, BackupRefused, RecordNewer, TargetNotEmpty, WouldGoBack
+from registry.keys import Keys
 from registry.policy import Policy
 from registry.records import Feedback, Interaction, Run, RunSpec, now
 from registry.registry import Registry
@@ -267,6 +269,46 @@ def test_an_interrupted_restore_still_knows_what_was_there(
         restore(registry, tmp_path / "all.tar", by="test", into_existing=True)
     done = restore(registry, tmp_path / "all.tar", by="test", into_existing=True, accept_older=True)
     assert [rollout.revision for rollout in done.accepted] == [moved.revision + 1]
+
+
+def test_a_restore_that_is_broken_off_never_shows_a_run_without_its_adapter(
+    registry: Registry, target: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it ends: what is listed is there, nothing is listed before all of it is; repeated, it goes through."""
+    filled(registry, tmp_path)
+    back_up(registry, tmp_path / "all.tar")
+    write, passed, allowed = backup_records.write, 0, 0
+
+    def passing(lines: Iterable[backup_records.Line]) -> Iterator[backup_records.Line]:
+        nonlocal passed
+        for line in lines:
+            if passed == allowed:
+                raise KeyboardInterrupt
+            passed += 1
+            yield line
+
+    def broken_off(client: Any, keys: Keys, lines: Iterable[backup_records.Line]) -> None:
+        for line in passing(lines):
+            write(client, keys, [line])
+
+    monkeypatch.setattr(backup_records, "write", broken_off)
+    seen: list[tuple[int, int]] = []
+    while True:
+        passed = 0
+        try:
+            restore(target, tmp_path / "all.tar", by="test", into_existing=True)
+        except KeyboardInterrupt:
+            adapters = {adapter.name for adapter in target.adapters()}
+            runs = target.runs.list()
+            assert {run.spec.adapter for run in runs} <= adapters
+            seen.append((len(adapters), len(runs)))
+            allowed += 1
+        else:
+            break
+    assert passed == allowed == len(seen)
+    assert [one for one in seen if one != (0, 0)] == [(2, 0)]  # between the last two lines
+    assert target.adapters() == registry.adapters()
+    assert target.runs.list() == registry.runs.list() != []
 
 
 def test_a_backup_beside_a_busy_shoal_is_one_state_of_each_adapter(

@@ -79,6 +79,28 @@ def test_only_what_no_record_names_is_deleted(registry: Registry, tmp_path: Path
     assert collect(registry, dry_run=False).collected == ()
 
 
+def test_scratch_in_use_stays_however_short_the_grace_is(registry: Registry, tmp_path: Path) -> None:
+    """A long copy writes to its file and not to its folder; a writer that is silent for less than an hour is alive."""
+    registry.register(BOT, write_adapter(tmp_path / "named"), by="t")
+    arriving = Path(registry.artifacts.place.root) / "arriving"
+    at = time.time()
+    for name, folder_age, file_age in (
+        ("dead", 2 * 3600, 2 * 3600),
+        ("copying", 2 * 3600, 120),  # a folder that is old and a file that grows
+        ("begun", 120, 2 * 3600),
+        ("pausing", 1800, 1800),
+    ):
+        (arriving / name).mkdir()
+        (arriving / name / "half").write_bytes(b"x")
+        os.utime(arriving / name / "half", (at - file_age, at - file_age))
+        os.utime(arriving / name, (at - folder_age, at - folder_age))
+
+    collected = collect(registry, dry_run=False, grace=60.0).collected
+
+    assert {each.what for each in collected} == {str(arriving / "dead")}
+    assert {path.name for path in arriving.iterdir()} == {"copying", "begun", "pausing"}
+
+
 def test_what_was_announced_in_the_grace_period_stays(registry: Registry, tmp_path: Path) -> None:
     """Old stray bytes that somebody stores again are not deleted before they can be registered."""
     registry.register(BOT, write_adapter(tmp_path / "named"), by="t")

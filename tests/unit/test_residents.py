@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine import EngineSettings, EngineUnavailable, Probe
+from service.engine import EngineError, EngineSettings, EngineUnavailable, Probe
 from service.engines.stub import StubEngine
 from service.leases import Leases
 from service.residents import LoadFailed, NoRoom, ProbeFailed, ResidentEvent, Residents
@@ -24,6 +24,7 @@ class CountingEngine(StubEngine):
         self.most = 0
         self.stubborn = 0  # removals that will not work
         self.probe_seconds = 0.0
+        self.probe_error: EngineError | None = None
 
     async def add(self, name: str, path: Path) -> None:
         await asyncio.sleep(0)
@@ -41,6 +42,8 @@ class CountingEngine(StubEngine):
     async def probe(self, name: str, within: float) -> Probe:
         async with asyncio.timeout(within):
             await asyncio.sleep(self.probe_seconds)
+        if self.probe_error:
+            raise self.probe_error
         return await super().probe(name, within)
 
 
@@ -138,6 +141,23 @@ async def test_a_probe_without_an_answer_leaves_nothing_behind(bench: Bench) -> 
     with pytest.raises(ProbeFailed, match="no answer"):
         await bench.ready("a@1")
     assert await bench.engine.held() == frozenset()
+
+
+async def test_a_probe_that_the_engine_breaks_off_leaves_nothing_behind(bench: Bench) -> None:
+    """Any error of the engine, not only silence: the adapter is taken out, now or, where the engine will not, later."""
+    bench.engine.probe_error = EngineError(500, "engine_error", "The probe's answers do not line up.")
+    with pytest.raises(EngineError, match="line up"):
+        await bench.ready("a@1")
+    assert await bench.engine.held() == frozenset() == bench.residents.leftover
+    bench.engine.stubborn = 3
+    with pytest.raises(EngineError, match="line up"):
+        await bench.ready("a@1")
+    assert await bench.engine.held() == {"a@1"} == bench.residents.leftover
+    bench.engine.probe_error = None
+    await bench.residents.reconcile()
+    assert await bench.engine.held() == frozenset() == bench.residents.leftover
+    await bench.ready("a@1")
+    assert bench.residents.ready == {"a@1"}
 
 
 async def test_an_adapter_that_the_engine_refuses_leaves_nothing_behind_and_may_try_again(
@@ -239,3 +259,113 @@ async def test_a_dead_engine_says_so(bench: Bench) -> None:
     with pytest.raises(EngineUnavailable):
         await bench.ready("a@1")
     assert bench.residents.ready == frozenset()
+
+
+async def waits(*loads: asyncio.Task[None]) -> None:
+    """Let everything that can happen now happen; the loads are then still waiting."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not any(load.done() for load in loads)
+
+
+async def a_cold_load(bench: Bench, name: str, *, first: bool = False) -> asyncio.Task[None]:
+    """A load that waits: all that may leave are answering."""
+    load = asyncio.create_task(bench.residents.ensure(name, bench.paths[name], first=first))
+    await waits(load)
+    return load
+
+
+@pytest.fixture
+async def patient(tmp_path: Path) -> Bench:
+    """Two places, and a drain timeout that no test waits for."""
+    made = Bench(tmp_path, room=2, drain_timeout=3600.0)
+    await made.engine.start()
+    return made
+
+
+async def test_a_promotion_goes_before_a_cold_load_that_waits_for_a_stream(patient: Bench) -> None:
+    """What a move asked for gets the first place that is free, also where another load has waited for longer."""
+    await patient.ready("a@1", "b@1")
+    streams = [patient.residents.hold("a@1"), patient.residents.hold("b@1")]
+    cold = await a_cold_load(patient, "c@1")
+    wished = await a_cold_load(patient, "d@1", first=True)
+    streams[1].release()  # not the one that was withdrawn for the cold load: any place will do
+    await wished
+    await cold
+    assert patient.engine.adds == ["a@1", "b@1", "d@1", "c@1"]
+    assert patient.engine.most == 2
+    streams[0].release()
+
+
+async def test_a_load_that_waits_can_be_hurried(patient: Bench) -> None:
+    """A request named the version first, then a move wants it."""
+    await patient.ready("a@1", "b@1")
+    patient.residents.pin(["b@1"])
+    stream = patient.residents.hold("a@1")
+    cold, later = await a_cold_load(patient, "c@1"), await a_cold_load(patient, "d@1")
+    patient.residents.hurry("d@1")
+    stream.release()
+    await later
+    await cold  # nobody asks d@1, so it makes room
+    assert patient.engine.adds == ["a@1", "b@1", "d@1", "c@1"]
+    assert patient.residents.ready == {"b@1", "c@1"}
+
+
+async def test_a_load_that_waits_for_a_stream_holds_up_nothing_else(patient: Bench) -> None:
+    """The look at the engine and a removal go on meanwhile; the version that is to leave keeps its stream."""
+    await patient.ready("a@1", "b@1")
+    streams = [patient.residents.hold("a@1"), patient.residents.hold("b@1")]
+    cold = await a_cold_load(patient, "c@1")
+    assert patient.residents.ready == {"b@1"}
+    assert patient.residents.loaded == {"a@1", "b@1"}
+    assert await patient.residents.reconcile() == frozenset()
+    streams[1].release()
+    assert await patient.residents.remove("b@1")
+    await cold
+    assert patient.residents.loaded == {"a@1", "c@1"} == await patient.engine.held()
+    streams[0].release()
+
+
+async def test_a_version_that_was_to_make_room_and_is_pinned_answers_again_at_once(patient: Bench) -> None:
+    """A rollback to it must not wait for its streams, nor for a load."""
+    await patient.ready("a@1", "b@1")
+    streams = [patient.residents.hold("a@1"), patient.residents.hold("b@1")]
+    cold = await a_cold_load(patient, "c@1")
+    assert patient.residents.hold("a@1") is None
+    patient.residents.pin(["a@1"])
+    again = patient.residents.hold("a@1")
+    assert again is not None
+    await waits(cold)
+    streams[1].release()
+    await cold
+    assert patient.residents.ready == {"a@1", "c@1"}
+    assert patient.engine.adds == ["a@1", "b@1", "c@1"]
+    again.release()
+    streams[0].release()
+
+
+async def test_a_request_for_a_version_that_makes_room_waits_for_its_turn(patient: Bench) -> None:
+    """It loads again behind the load that it made room for; where that one gives up, it never left."""
+    await patient.ready("a@1", "b@1")
+    streams = [patient.residents.hold("a@1"), patient.residents.hold("b@1")]
+    cold = await a_cold_load(patient, "c@1")
+    back = await a_cold_load(patient, "a@1")
+    streams[0].release()
+    await cold
+    await back  # c@1 was idle once it was loaded
+    assert patient.residents.ready == {"a@1", "b@1"}
+    assert patient.engine.adds == ["a@1", "b@1", "c@1", "a@1"]
+    streams[1].release()
+
+
+async def test_a_retired_version_that_drains_to_make_room_is_removed(patient: Bench) -> None:
+    await patient.ready("a@1", "b@1")
+    streams = [patient.residents.hold("a@1"), patient.residents.hold("b@1")]
+    cold = await a_cold_load(patient, "c@1")
+    removing = asyncio.create_task(patient.residents.remove("a@1"))
+    await waits(cold)
+    streams[0].release()
+    assert await removing
+    await cold
+    assert patient.residents.ready == {"b@1", "c@1"}
+    streams[1].release()
