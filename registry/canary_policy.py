@@ -43,8 +43,8 @@ class CanaryPolicy(Record):
     dwell: Seconds = HOUR
     longest: Seconds = 14 * DAY
     min_ratings: int = Field(default=30, ge=20)
-    early_ratings: int = Field(default=180, ge=20)
-    early_lead: float = Field(default=0.01, ge=-1.0, le=1.0)
+    early_ratings: int = Field(default=190, ge=20)
+    early_lead: float = Field(default=0.025, ge=-1.0, le=1.0)
     max_ratings: int = Field(default=1500, ge=20)
     false_moves: float = Field(default=0.02, gt=0.0, lt=0.5)
     promote_on: Literal["better", "no_worse"] = "better"

@@ -1,4 +1,4 @@
-"""Drive one run: queued -> (growing ->) searching -> confirming -> promoting -> done, or stopped with the reason written down.
+"""Drive one run: queued -> (growing ->) searching -> confirming -> promoting -> (canary ->) done, or stopped, with the reason.
 
 A run's state is its record and the optimiser's JSON, saved after every generation. ``advance`` may be called at any time,
 any number of times, by any process: it looks at what is there and does the next thing, or nothing. Whoever saves a move first
@@ -20,6 +20,7 @@ from swarm_worker.formula import describe
 from swarm_worker.gate import Decision, decide
 from swarm_worker.growth import joined, scored_items
 from swarm_worker.looks import looks_before
+from swarm_worker.run_trial import begin_trial, ended, share_now
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
@@ -54,6 +55,7 @@ class RunDriver:
             "searching": self._next_generation,
             "confirming": self._decide,
             "promoting": self._promote,
+            "canary": self._follow_trial,
         }
         move = moves.get(run.status)
         if move is None:
@@ -206,6 +208,10 @@ class RunDriver:
             )
             return
         try:
+            if policy.canary.automatic:
+                begin_trial(self.registry, run, policy.canary, expected_revision=expected)
+                self._follow_trial(run)
+                return
             self.registry.promote(
                 adapter,
                 version,
@@ -222,6 +228,15 @@ class RunDriver:
             self._end(run, "done", f"Registered {adapter}@{version}; not promoted: {error.message}")
         else:
             self._end(run.model_copy(update={"promoted": True}), "done", f"Promoted {adapter}@{version}. {run.outcome}")
+
+    def _follow_trial(self, run: Run) -> None:
+        """The trial moves by itself (``swarm_worker/canary.py``); the run tells of it, and ends with it."""
+        if over := ended(self.registry, run):
+            self._end(run.model_copy(update={"promoted": over.promoted}), "done", over.told)
+            return
+        told = f"on trial with {share_now(self.registry, run):.0%} of the traffic"
+        if (run.status, run.outcome) != ("canary", told):
+            self.registry.runs.save(run.model_copy(update={"status": "canary", "outcome": told}))
 
     def _same_traffic(self, adapter: str, since: int) -> bool:
         """Whether nothing after the revision ``since`` changed who answers whom."""

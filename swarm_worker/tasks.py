@@ -14,6 +14,7 @@ from registry import logs
 from registry.queues import ADVANCE, SCORE_SLICE, TICK
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from swarm_worker.canary import tend_trials
 from swarm_worker.celery_app import app
 from swarm_worker.policy import start_due_runs
 from swarm_worker.run import RunDriver
@@ -65,7 +66,9 @@ def score_slice(run: str, step: str, index: int, work: dict[str, Any]) -> None:
 
 @app.task(name=TICK)
 def tick() -> None:
-    """Look after the runs that are going, and start those that are due."""
+    """Look after the trials and the runs that are going, and start those that are due."""
+    for told in tend_trials(driver().registry):
+        log.info("%s", told)
     driver().look_after()
     for run in start_due_runs(driver().registry, driver().settings, _refused()):
         log.info("run %s of %s starts by itself: %s", run.id, run.spec.adapter, run.spec.reason)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from registry.ratings import NANO
 from registry.records import QUIET, Event, Rollout
 from swarm_worker.sequential import Stratum, Sums
 
-NANO = 1e-9
-"""Ratings are summed in billionths (``rating_nano``), and as they are in sums of before (``rating_sum``)."""
 Counted = Mapping[str, float]
 """The sums of one version, by the names of ``registry/figures.py``."""
 
@@ -81,7 +80,7 @@ def trial_of(rollout: Rollout, newest_first: Iterable[Event]) -> Trial | None:
         return None
     steps: list[Step] = []
     for event in newest_first:
-        if event.revision > rollout.revision or event.kind in QUIET:
+        if event.revision > rollout.revision or event.kind in QUIET or event.kind == "registry_accepted":
             continue
         if event.kind != "canary_started" or event.version != rollout.challenger:
             break
@@ -126,10 +125,10 @@ def _since(begin: Counted, end: Counted) -> Counted:
 def _ratings(counted: Counted) -> Sums:
     n = max(0.0, counted.get("ratings", 0.0))
     # One that replaces a rating from before the trial changes the sum alone: a mean stays between 0 and 1 all the same.
-    total = min(n, max(0.0, counted.get("rating_sum", 0.0) + counted.get("rating_nano", 0.0) * NANO))
+    total = min(n, max(0.0, counted.get("rating_sum", 0.0) + counted.get("rating_nano", 0.0) / NANO))
     if "rating_square_nano" not in counted:
         return Sums(n, total)
-    return Sums(n, total, min(total, max(0.0, counted["rating_square_nano"] * NANO)))
+    return Sums(n, total, min(total, max(0.0, counted["rating_square_nano"] / NANO)))
 
 
 def _errors(counted: Counted) -> Sums:

@@ -21,7 +21,9 @@ local function count(version, nano, by)
   if nano ~= '0' then
     local square = string.format('%.0f', math.floor(tonumber(nano) ^ 2 / 1e9 + 0.5))  -- the same each time: taken back, none is left
     redis.call('HINCRBY', KEYS[3], version .. ':rating_nano', by > 0 and nano or '-' .. nano)
-    redis.call('HINCRBY', KEYS[3], version .. ':rating_square_nano', by > 0 and square or '-' .. square)
+    if square ~= '0' then
+      redis.call('HINCRBY', KEYS[3], version .. ':rating_square_nano', by > 0 and square or '-' .. square)
+    end
   end
 end
 

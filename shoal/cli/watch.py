@@ -35,7 +35,7 @@ def _drawn(client: Client, run_id: str) -> dict[str, Any]:
         for run in client.run_events(run_id):
             of = run["max_generations"] or None
             progress.formula = run.get("formula") or ""
-            progress.update(bar, description=run["status"], completed=run["generation"], total=of, run=run)
+            progress.update(bar, description=_where(run), completed=run["generation"], total=of, run=run)
     return run
 
 
@@ -43,7 +43,7 @@ def _told(client: Client, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] = {}
     last = ""
     for run in client.run_events(run_id):
-        line = f"{run['status']} {_generation(run)} {_utility(run)} {run.get('formula') or ''}"
+        line = f"{_where(run)} {_generation(run)} {_utility(run)} {run.get('formula') or ''}"
         if run["status"] in GOING and line != last:
             output.say(" ".join(line.split()))
         last = line
@@ -73,6 +73,11 @@ class _Generation(ProgressColumn):
 class _Utility(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(_utility(task.fields["run"]))
+
+
+def _where(run: dict[str, Any]) -> str:
+    """Its status; of a find on trial, with the share that it has now."""
+    return f"{run['status']}: {run['outcome']};" if run["status"] == "canary" else str(run["status"])
 
 
 def _generation(run: dict[str, Any]) -> str:

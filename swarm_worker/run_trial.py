@@ -1,0 +1,66 @@
+"""A run's find on trial: how it begins, and what the run says when it is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.canary_policy import CanaryPolicy
+from registry.records import QUIET, Event, Run
+from registry.registry import Registry
+from swarm_worker.canary import newest_first
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a trial ended, in words, and whether the run's version is champion by it."""
+
+    promoted: bool
+    told: str
+
+
+def begin_trial(registry: Registry, run: Run, canary: CanaryPolicy, *, expected_revision: int) -> None:
+    """The run's version goes on trial with the first share. Repeated: nothing. Refused (409): the rollout was moved, another
+    version is on trial, or this one was rolled back before."""
+    registry.start_canary(
+        run.spec.adapter,
+        int(run.version or 0),
+        canary.steps[0],
+        by_itself=True,
+        by=run.id,
+        reason=str((run.decision or {}).get("reason", "")),
+        expected_revision=expected_revision,
+        operation_id=_operation(run),
+        details={"trial": {"run": run.id}, "gate": run.decision or {}, "formula": run.formula},
+    )
+
+
+def share_now(registry: Registry, run: Run) -> float:
+    """Of the traffic, for a run whose trial goes on."""
+    return registry.rollout(run.spec.adapter).challenger_share
+
+
+def ended(registry: Registry, run: Run) -> Ended | None:
+    """How the trial ended: by its verdict, or by somebody who moved the rollout meanwhile. None: it goes on."""
+    since: list[Event] = []
+    for event in newest_first(registry, run.spec.adapter):
+        if event.operation_id == _operation(run):
+            break
+        since.append(event)
+    name = f"{run.spec.adapter}@{run.version}"
+    for event in reversed(since):
+        by_itself = "trial" in event.details
+        if event.kind in QUIET or (event.kind == "canary_started" and by_itself and event.version == run.version):
+            continue
+        if not by_itself:
+            return Ended(False, f"Registered {name}; its trial went to a person: {event}.")
+        if event.kind == "promoted":
+            return Ended(True, f"Promoted {name}: {event.reason}.")
+        kept = "kept back" if event.details.get("withdrawn") else "not promoted"
+        return Ended(False, f"Registered {name}, {kept}: {event.reason}.")
+    if not registry.policy(run.spec.adapter)[0].canary.automatic:
+        return Ended(False, f"Registered {name}; its trial is left to a person, as the adapter's policy says now.")
+    return None
+
+
+def _operation(run: Run) -> str:
+    return f"{run.id}:canary"
