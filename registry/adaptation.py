@@ -5,10 +5,14 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from registry.errors import BadInput, Conflict, TooLittleFeedback
+from pydantic import ValidationError
+
+from registry.errors import ArtifactMissing, BadInput, Conflict, SnapshotUnknown, TooLittleFeedback
 from registry.grow import growth
-from registry.records import ExpertRef, Run, RunSpec, SnapshotRef, Version, now
-from registry.snapshots import freeze
+from registry.peft_bytes import parts_of
+from registry.records import ExpertRef, Run, RunSpec, Snapshot, SnapshotRef, Version, now
+from registry.snapshot_filter import FEWEST
+from registry.snapshots import content, freeze, read
 
 if TYPE_CHECKING:
     from registry.registry import Registry
@@ -17,8 +21,6 @@ _PAGE = 500
 _LATEST = 100  # runs that are looked at to say whether an adapter is stuck
 MAX_EXPERTS = 100
 """Most imports that a run starts from by itself."""
-MIN_FEEDBACK = 80
-"""Fewest usable items for a run: half are searched on, and the gate does not decide on fewer than thirty unseen ones."""
 
 
 def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = None) -> Run:
@@ -37,13 +39,11 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
     spec = spec.filled(policy.run)
     experts = _experts(registry, spec)
     _can_grow(registry, spec)
-    seen = registry.feedback.count(spec.adapter)  # first: what comes while the rest is read counts as new
-    feedback = registry.feedback.all(spec.adapter)
-    snapshot = freeze(spec.adapter, feedback, limit_search=spec.search_items, seed=spec.seed, at=now())
-    have, need = len(snapshot.search) + len(snapshot.confirm), spec.min_feedback or MIN_FEEDBACK
+    seen = _seen(registry, spec)
+    snapshot = frozen_for(registry, spec)
+    have, need = len(snapshot.search) + len(snapshot.confirm), spec.min_feedback or FEWEST
     if have < need:
-        raise TooLittleFeedback(spec.adapter, have=have, need=need)
-    stored = registry.artifacts.put_json(snapshot.model_dump(mode="json"))
+        raise TooLittleFeedback(spec.adapter, have=have, need=need, counts=snapshot.counts)
     run = Run(
         id=f"run-{secrets.token_hex(5)}",
         spec=spec,
@@ -52,12 +52,58 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
         rollout_revision=adapter.rollout.revision,
         champion=_reference(champion),
         experts=tuple(_reference(expert) for expert in experts),
-        snapshot=SnapshotRef(digest=stored, search=len(snapshot.search), confirm=len(snapshot.confirm)),
+        snapshot=SnapshotRef(digest=snapshot.digest, search=len(snapshot.search), confirm=len(snapshot.confirm)),
         feedback_seen=seen,
         growth=growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version),
         gate=policy.gate,
     )
     return registry.runs.create(run, after=after)
+
+
+def frozen_for(registry: Registry, spec: RunSpec) -> Snapshot:
+    """The snapshot that a run of ``spec`` is on, kept as an artifact: a new one, or the earlier one that it names."""
+    if spec.snapshot_digest is not None:
+        parts_of(spec.snapshot_digest)
+        registry.artifacts.announce(spec.snapshot_digest)  # before it is looked for: no collection takes it now
+        snapshot = stored_snapshot(registry, spec.snapshot_digest)
+        if snapshot.adapter != spec.adapter:
+            raise BadInput(
+                f"Snapshot {snapshot.digest} is of '{snapshot.adapter}', not of '{spec.adapter}'.",
+                field="snapshot_digest",
+            )
+        return snapshot
+    snapshot = freeze(
+        spec.adapter,
+        registry.feedback.all(spec.adapter),
+        limit_search=spec.search_items,
+        limit_confirm=spec.confirm_items,
+        seed=spec.seed,
+        at=now(),
+        chosen=spec.snapshot,
+    )
+    registry.artifacts.put_json(content(snapshot))
+    return snapshot
+
+
+def _seen(registry: Registry, spec: RunSpec) -> int:
+    """How much feedback the run leaves to be new for the next: what comes while it is read is; a run on an earlier snapshot
+    has seen no more than the run before it."""
+    if spec.snapshot_digest is None:
+        return registry.feedback.count(spec.adapter)
+    return next((run.feedback_seen for run in registry.runs.list(spec.adapter, limit=1)), 0)
+
+
+def stored_snapshot(registry: Registry, name: str) -> Snapshot:
+    """The snapshot of that digest. ``SnapshotUnknown`` where there is none, or something else lies under it."""
+    parts_of(name)
+    try:
+        return read(registry.artifacts.get_json, name)
+    except ArtifactMissing as missing:
+        if not isinstance(missing.__cause__, FileNotFoundError):
+            raise  # it is there, and damaged
+        raise SnapshotUnknown(name) from missing
+    except (ValidationError, TypeError) as no_snapshot:
+        raise SnapshotUnknown(name) from no_snapshot
 
 
 def _experts(registry: Registry, spec: RunSpec) -> list[Version]:

@@ -8,6 +8,7 @@
     |   |-- VersionUnknown
     |   |-- InteractionUnknown
     |   |-- RunUnknown
+    |   |-- SnapshotUnknown
     |   `-- KeyUnknown
     |-- Conflict                   409
     |   |-- RolloutMoved           the caller saw an older revision
@@ -98,6 +99,15 @@ class RunUnknown(NotFound):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"There is no run '{run_id}'. `shoal runs` lists those there are.", run_id=run_id)
+
+
+class SnapshotUnknown(NotFound):
+    code = "snapshot_unknown"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"There is no snapshot '{digest[:80]}'. `shoal runs show ID` tells the one of a run.", digest=digest[:80]
+        )
 
 
 class KeyUnknown(NotFound):
@@ -290,12 +300,22 @@ class FeedbackConflict(BadInput):
 class TooLittleFeedback(BadInput):
     code = "too_little_feedback"
 
-    def __init__(self, adapter: str, *, have: int, need: int) -> None:
+    """``counts``: what the snapshot left out and why, as ``Snapshot.counts``."""
+
+    def __init__(self, adapter: str, *, have: int, need: int, counts: dict[str, int] | None = None) -> None:
+        counts = counts or {}
+        said = {"near_duplicates": "repeat another", "over_rater_cap": "are over the cap of a rater"}
+        said |= {"over_balance": "are over the balance", "over_limits": "are over the limits of a half"}
+        left_out = [f"{counts[name]} {why}" for name, why in said.items() if counts.get(name)]
         super().__init__(
-            f"'{adapter}' has {have} usable feedback items, a run needs at least {need}. Collect more, or lower 'min_feedback'.",
+            f"'{adapter}' has {have} usable feedback items, a run needs at least {need}"
+            + (f" ({', '.join(left_out)})" if left_out else "")
+            + ". Collect more, or lower 'min_feedback'"
+            + (", or widen 'snapshot'." if left_out else "."),
             adapter=adapter,
             have=have,
             need=need,
+            counts=counts,
         )
 
 

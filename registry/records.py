@@ -9,13 +9,14 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from registry.durations import Seconds
 from registry.gate_policy import GatePolicy
 from registry.grow import Grow, Growth
 from registry.ratings import Thumbs
 from registry.record import SCHEMA, Record
+from registry.snapshot_filter import SnapshotFilter
 
 ADAPTER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 AdapterName = Annotated[str, StringConstraints(pattern=rf"^{ADAPTER_NAME.pattern}$")]
@@ -322,6 +323,7 @@ class SnapshotItem(Record):
 
     ``good`` is a correction, a preferred answer or an answer rated up; ``bad`` a rejected answer or one rated down.
     ``checkable``: ``good`` is the right answer as far as its rater knows, so exact match against it is meaningful.
+    ``sources``: the ids of the feedback that decided it; empty in snapshots of before they were kept.
     """
 
     digest: Digest
@@ -330,16 +332,32 @@ class SnapshotItem(Record):
     good: str | None = None
     bad: str | None = None
     checkable: bool = False
+    labels: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class Snapshot(Record):
-    """A frozen, digest-named set of feedback items, split into search and confirm, disjoint by content hash."""
+    """A frozen, digest-named set of feedback items, split into search and confirm, between which nothing leaks.
+
+    It says how it was made: ``filter``, ``seed`` and ``limits`` (most items to search, to confirm); ``feedback``, the digest
+    of the sorted ids of all that the filter took; ``counts``, what became of it. ``split_by``: what never is on both
+    sides, beside prompts; ``rater_cap``: most items of one rater, None: no cap was needed; ``cap_held``: False where it gave
+    way for a run to have enough. In snapshots of schema 1 these are not known, and ``frozen_at`` is.
+    """
 
     digest: Digest
     adapter: AdapterName
-    frozen_at: datetime
+    frozen_at: datetime | None = None
     search: tuple[SnapshotItem, ...]
     confirm: tuple[SnapshotItem, ...]
+    filter: SnapshotFilter | None = None
+    seed: int | None = None
+    limits: tuple[int, int] | None = None
+    split_by: Literal["rater", "conversation", "prompt"] = "prompt"
+    rater_cap: int | None = None
+    cap_held: bool = True
+    feedback: Digest | None = None
+    counts: dict[str, int] = Field(default_factory=dict)
     schema_number: int = SCHEMA
 
 
@@ -362,7 +380,8 @@ class RunOptions(Record):
 
     The budget: ``max_generations``, ``max_item_generations`` (positions times items that are scored in all) and
     ``max_seconds`` of scoring, summed over the workers; whichever is used up first ends the search, which then confirms the
-    best it has found. A generation that would exceed ``max_item_generations`` is not begun.
+    best it has found. A generation that would exceed ``max_item_generations`` is not begun. ``snapshot``: which feedback
+    counts, and how much of it; ``search_items``, ``confirm_items``: the most of each half.
     """
 
     utility: Literal["preference"] = "preference"
@@ -373,21 +392,32 @@ class RunOptions(Record):
     max_item_generations: int | None = Field(default=None, ge=1)
     max_seconds: Seconds | None = Field(default=None, gt=0)
     search_items: int = Field(default=200, ge=10, le=5000)
+    confirm_items: int = Field(default=1000, ge=30, le=20_000)
+    snapshot: SnapshotFilter = SnapshotFilter()
     min_feedback: int | None = Field(default=None, ge=20)
     grow: Grow = Grow()
 
 
 class RunSpec(RunOptions):
-    """What a caller asks of a run."""
+    """What a caller asks of a run. ``snapshot_digest``: on an earlier snapshot, as it was, which needs no filter."""
 
     adapter: AdapterName
     seed: int = Field(default=0, ge=0)
+    snapshot_digest: Digest | None = None
     promote: bool = True
     reason: str = ""
 
+    @model_validator(mode="after")
+    def _one_snapshot(self) -> Self:
+        if self.snapshot_digest is not None and self.snapshot != SnapshotFilter():
+            raise ValueError("a run on 'snapshot_digest' takes the snapshot as it is: leave 'snapshot' out")
+        return self
+
     def filled(self, options: RunOptions) -> Self:
-        """With ``options`` for every field that its caller did not set."""
+        """With ``options`` for every field that its caller did not set; an earlier snapshot needs no filter of theirs."""
         open_ones = RunOptions.model_fields.keys() - self.model_fields_set
+        if self.snapshot_digest is not None:
+            open_ones -= {"snapshot"}
         return self.model_copy(update={name: getattr(options, name) for name in open_ones})
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from registry.durations import Seconds
+from registry.record import Record
 
 FEWEST = 80
 """Fewest usable items for a run: half are searched on, and the gate does not decide on fewer than thirty unseen ones.
@@ -17,10 +18,8 @@ Caps and balancing give way only so far as it takes to keep so many."""
 Names = tuple[Annotated[str, Field(max_length=200)], ...]
 
 
-class Chosen(BaseModel):
+class Chosen(Record):
     """Names to take and to leave out. ``include`` None: all; what is in both is left out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     include: Names | None = None
     exclude: Names = ()
@@ -34,25 +33,24 @@ class Chosen(BaseModel):
         return wanted and set(self.exclude).isdisjoint(names)
 
 
-class SnapshotFilter(BaseModel):
+class SnapshotFilter(Record):
     """Which feedback counts, and how much of it.
 
     Time: from ``since``, before ``until``, and no older than ``last`` (seconds, or ``30d``) when the snapshot is frozen.
     ``versions``: what was said of these versions of the adapter; None: of all, and of none in particular. ``raters``,
     ``labels``: by name; feedback without labels is taken unless labels are asked for.
 
-    ``max_rater_share``: the most of the items that one rater may decide, 1 for no limit. A fifth by default: below half, so
-    that whoever floods cannot outvote the others, and low enough that a rater who is wrong in all of it moves the mean score
-    of a position by at most a fifth. Where there are fewer than five raters each may have an equal part, and a lone rater all.
-    It gives way where fewer than ``FEWEST`` items would remain. ``max_per_rater``: as a count, which never gives way.
-    'anonymous' is nobody in particular: no cap holds it; leave it out with ``raters`` where that is a risk.
+    ``max_rater_share``: the most of the items that one rater may decide, 1 for no limit; of a half it may be a little more, by
+    chance. A fifth by default: below half, so that whoever floods cannot outvote the others, and low enough that a rater who is
+    wrong in all of it moves the mean score of a position by about a fifth. Where there are fewer than five raters each may
+    have an equal part, and a lone rater all. It gives way where fewer than ``FEWEST`` items would remain. ``max_per_rater``: as
+    a count, which never gives way. 'anonymous' is nobody in particular: no cap holds it; leave it out with ``raters`` where
+    that is a risk.
 
     ``balance``: ``good_bad`` takes as many items without a bad answer as with one, ``label`` as many of each label; both
     give way as the share does. ``near_duplicates``: ``drop`` keeps one of several prompts that say nearly the same
     (word-shingle Jaccard of at least ``near_duplicate_at``), ``keep`` all of them, in the same half.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None

@@ -40,7 +40,7 @@ RULES: tuple[Rule, ...] = (
     _rule("", r"/api/(keys|artifacts|backup|restore)(/.*)?", "admin"),
     _rule("POST", r"/api/status/accept-registry", "admin"),
     _rule("", r"/api/adapters/(?P<adapter>[^/]+)(/.*)?", "operate"),
-    _rule("", r"/api/(adapters|feedback|runs|status)(/.*)?", "operate"),
+    _rule("", r"/api/(adapters|feedback|runs|snapshots|status)(/.*)?", "operate"),
     _rule("", r"/api/.*", "operate"),
     _rule("GET HEAD", r"/(docs|docs/oauth2-redirect|openapi\.json)", "operate"),
     # BentoML's own: the page of the service, its description of itself, its files.

@@ -230,6 +230,10 @@ class Client:
     def cancel_run(self, run_id: str) -> dict[str, Any]:
         return self._call("POST", f"/api/runs/{quote(run_id, safe='')}/cancel")
 
+    def snapshot(self, digest: str) -> dict[str, Any]:
+        """What a run was on: filter, seed, counts, and the items of both halves."""
+        return self._call("GET", f"/api/snapshots/{quote(digest, safe='')}")
+
     def run_events(self, run_id: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[dict[str, Any]]:
         """The run at every change until it ends, each state once, oldest first.
 

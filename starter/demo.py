@@ -23,9 +23,10 @@ import typer
 from openai import OpenAI
 from rich.console import Console
 
-from registry.records import Event, Run, Snapshot
+from registry.records import Event, Run
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from registry.snapshots import read
 from shoal.client import Client
 from shoal.settings import UpSettings
 from shoal.up import Up
@@ -270,7 +271,7 @@ def _measure(story: Story, prepared: Prepared, held_out: list[Item], scratch: Pa
     run = story.run
     if run is None or run.snapshot is None:
         raise typer.Exit(_give_up(story))
-    snapshot = Snapshot.model_validate(prepared.registry.artifacts.get_json(run.snapshot.digest))
+    snapshot = read(prepared.registry.artifacts.get_json, run.snapshot.digest)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     engine = TransformersEngine.load(story.pack.base)
     everybody = comparison.contenders(

@@ -22,6 +22,7 @@ from registry import logs
 from registry.errors import BadInput, RegistryDown
 from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
+from registry.snapshots import read
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.environment import here
 from swarm_worker.growth import lesson_of
@@ -184,7 +185,7 @@ class SliceScorer:
     def _snapshot(self, run: Run) -> Snapshot:
         if run.snapshot is None:
             raise BadInput(f"Run {run.id} has no snapshot.", field="run")
-        return Snapshot.model_validate(self.registry.artifacts.get_json(run.snapshot.digest))
+        return read(self.registry.artifacts.get_json, run.snapshot.digest)
 
     def _usable(self, item: SnapshotItem) -> bool:
         """Whether the base can read the item at all: its template takes the messages, and its context holds them."""

@@ -19,6 +19,7 @@ from shoal.cli import (
     rollout,
     runs,
     serve,
+    snapshot,
     transfer,
 )
 
@@ -62,6 +63,7 @@ def build() -> typer.Typer:
     app.add_typer(feedback.app, name="feedback", rich_help_panel=RUNS)
     app.command("adapt", rich_help_panel=RUNS)(runs.adapt)
     app.add_typer(runs.app, name="runs", rich_help_panel=RUNS)
+    app.add_typer(snapshot.app, name="snapshot", rich_help_panel=RUNS)
     taken = {command.name or "" for command in app.registered_commands} | {
         group.name or "" for group in app.registered_groups
     }

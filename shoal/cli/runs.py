@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shoal.cli import output
+from shoal.cli import output, snapshot
 from shoal.cli.options import ApiKey, Json, Name, Reason, Url, connect
 from shoal.cli.watch import watch
 
@@ -42,6 +42,27 @@ def adapt(
     grow_from: Annotated[
         str | None, typer.Option(help="What that training starts from: champion or base.", show_default="champion")
     ] = None,
+    confirm_items: Annotated[
+        int | None,
+        typer.Option(min=30, help="Most feedback items that the finalist is confirmed on.", show_default="1000"),
+    ] = None,
+    snapshot_digest: Annotated[
+        str | None,
+        typer.Option("--snapshot", metavar="DIGEST", help="On an earlier snapshot, as it was.", show_default=False),
+    ] = None,
+    since: snapshot.Since = None,
+    until: snapshot.Until = None,
+    last: snapshot.Last = None,
+    versions: snapshot.Versions = None,
+    raters: snapshot.Raters = None,
+    without_raters: snapshot.WithoutRaters = None,
+    labels: snapshot.Labels = None,
+    without_labels: snapshot.WithoutLabels = None,
+    max_rater_share: snapshot.MaxRaterShare = None,
+    max_per_rater: snapshot.MaxPerRater = None,
+    balance: snapshot.Balance = None,
+    near_duplicates: snapshot.NearDuplicates = None,
+    near_duplicate_at: snapshot.NearDuplicateAt = None,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Promote what passes the gate.")] = True,
     reason: Reason = "",
     url: Url = None,
@@ -65,6 +86,23 @@ def adapt(
         "max_item_generations": max_item_generations,
         "max_seconds": max_seconds,
         "search_items": search_items,
+        "confirm_items": confirm_items,
+        "snapshot_digest": snapshot_digest,
+        "snapshot": snapshot.chosen(
+            since=since,
+            until=until,
+            last=last,
+            versions=versions,
+            raters=raters,
+            without_raters=without_raters,
+            labels=labels,
+            without_labels=without_labels,
+            max_rater_share=max_rater_share,
+            max_per_rater=max_per_rater,
+            balance=balance,
+            near_duplicates=near_duplicates,
+            near_duplicate_at=near_duplicate_at,
+        ),
         "min_feedback": min_feedback,
         "grow": {key: value for key, value in {"when": grow, "start": grow_from}.items() if value} or None,
         "promote": None if promote else False,

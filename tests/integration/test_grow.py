@@ -13,6 +13,7 @@ from registry.adaptation import begin
 from registry.errors import BadInput
 from registry.grow import Grow, taught
 from registry.records import Run, RunSpec, Snapshot
+from registry.snapshots import read
 from swarm_worker import slices, trainer
 from swarm_worker.environment import here
 from swarm_worker.fine_tuning import fine_tune
@@ -36,7 +37,7 @@ def spec(grow: Grow = QUICK, **changes: Any) -> RunSpec:
 
 def snapshot_of(workshop: Workshop, run: Run) -> Snapshot:
     assert run.snapshot is not None
-    return Snapshot.model_validate(workshop.registry.artifacts.get_json(run.snapshot.digest))
+    return read(workshop.registry.artifacts.get_json, run.snapshot.digest)
 
 
 def test_a_trained_expert_joins_the_hull_and_the_lineage(workshop: Workshop, tmp_path: Path) -> None:

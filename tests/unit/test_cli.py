@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from registry.snapshot_filter import SnapshotFilter
 from shoal.cli import app as cli
 from shoal.cli import plugins
 from tests.unit import fake_shoal
 from tests.unit.fake_shoal import FakeShoal
 
 COMMANDS = ["up", "status", "version", "adapters", "versions", "history", "lineage", "promote", "rollback", "canary"]
-COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs"]
+COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs", "snapshot"]
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +281,50 @@ def test_feedback_is_listed(fake: FakeShoal, shoal: Shoal) -> None:
     assert "down, should be '4'" in out
     assert "1 of 7" in out
     assert json.loads(shoal("feedback", "list", "bot", "--json")[1]) == answer
+
+
+def test_adapt_says_which_feedback(fake: FakeShoal, shoal: Shoal) -> None:
+    """Every option of the filter lands in `snapshot`; without one there is none, and the policy's counts."""
+    fake.answers["POST /api/runs"] = fake_shoal.run()
+    line = (
+        "adapt bot --no-watch --since 2026-01-02 --until 2026-02-01T06:00:00+01:00 --last 30d --version 2 --version 3 --rater ann"
+        " --without-rater bob --label maths --without-label easy --max-rater-share 0.1 --max-per-rater 9 --balance label "
+        "--near-duplicates keep --near-duplicate-at 0.9 --confirm-items 50"
+    )
+    assert shoal(*line.split())[0] == 0
+    assert fake.asked[0].json == {
+        "adapter": "bot",
+        "confirm_items": 50,
+        "snapshot": {
+            "since": "2026-01-02T00:00:00+00:00",
+            "until": "2026-02-01T06:00:00+01:00",
+            "last": "30d",
+            "versions": [2, 3],
+            "raters": {"include": ["ann"], "exclude": ["bob"]},
+            "labels": {"include": ["maths"], "exclude": ["easy"]},
+            "max_rater_share": 0.1,
+            "max_per_rater": 9,
+            "balance": "label",
+            "near_duplicates": "keep",
+            "near_duplicate_at": 0.9,
+        },
+    }
+    SnapshotFilter.model_validate(fake.asked[0].json["snapshot"])
+    assert shoal("adapt", "bot", "--no-watch", "--snapshot", "sha256:1")[0] == 0
+    assert fake.asked[1].json == {"adapter": "bot", "snapshot_digest": "sha256:1"}
+
+
+def test_a_snapshot_is_shown_without_its_items(fake: FakeShoal, shoal: Shoal) -> None:
+    """How it was made, and how many items; all of it as JSON."""
+    item = {"digest": "sha256:2", "prompt": "a secret", "good": "x", "sources": ["f1"]}
+    snapshot = {"digest": "sha256:1", "adapter": "bot", "search": [item, item], "confirm": [item], "split_by": "rater",
+                "filter": {"max_rater_share": 0.2}, "counts": {"over_rater_cap": 7}}  # fmt: skip
+    fake.answers["GET /api/snapshots/sha256%3A1"] = fake.answers["GET /api/snapshots/sha256:1"] = snapshot
+    out = shoal("snapshot", "show", "sha256:1")[1]
+    assert "2 items" in out
+    assert "over_rater_cap" in out
+    assert "a secret" not in out
+    assert json.loads(shoal("snapshot", "show", "sha256:1", "--json")[1]) == snapshot
 
 
 def test_adapt_watches_a_run_to_its_end(fake: FakeShoal, shoal: Shoal) -> None:

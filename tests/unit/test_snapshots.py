@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from registry.errors import BadInput
 from registry.records import Feedback, Message, Snapshot, SnapshotItem
-from registry.snapshots import check_disjoint, freeze, item_digest
+from registry.snapshot_items import item_digest
+from registry.snapshots import check_disjoint, freeze
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def said(prompt: str, *, id_: str = "", rater: str = "ann", minute: int = 0, **fields: object) -> Feedback:
+def said(prompt: str, *, id_: str = "", rater: str = "anonymous", minute: int = 0, **fields: object) -> Feedback:
     at = AT + timedelta(minutes=minute)
     return Feedback(id=id_ or f"{prompt}-{rater}-{minute}", adapter="bot", prompt=prompt, rater=rater, at=at, **fields)
 
@@ -76,9 +77,28 @@ def test_one_item_a_prompt() -> None:
         said("q", rater="d", preferred="p", rejected="r", minute=7),
     )
     assert (item.good, item.bad, item.checkable) == ("z", "y", True)
-    assert only(
-        said("q", rater="a", answer="x", rating=1.0), said("q", rater="b", answer="x", rating=0.0)
-    ) == SnapshotItem(digest=item_digest(None, "q"), prompt="q", good="x", checkable=True)
+    assert item.sources == ("q-b-1",)
+
+
+def test_raters_of_one_answer_count_together() -> None:
+    """Who is alone against most is overruled, with a rating or with a correction; two who contradict each other say nothing."""
+    up, down = said("q", rater="a", answer="x", rating=1.0), said("q", rater="b", answer="x", rating=0.0)
+    also = said("q", rater="c", answer="x", rating=1.0)
+    corrects = said("q", rater="d", answer="x", correction="y")
+
+    assert frozen(up, down).search == frozen(up, down).confirm == ()
+    assert (only(up, down, also).good, only(up, down, also).bad) == ("x", None)
+    assert (only(up, also, corrects).good, only(up, also, corrects).bad) == ("x", None)
+    assert (only(up, corrects).good, only(up, corrects).bad) == ("y", "x")
+    assert only(up, down, also).sources == ("q-a-0", "q-c-0")
+
+
+def test_most_say_what_was_right() -> None:
+    """Of corrections that differ that of most raters stands, then the latest."""
+    first, second = said("q", rater="a", correction="1"), said("q", rater="b", correction="1", minute=1)
+    late = said("q", rater="c", correction="2", minute=9)
+    assert only(first, second, late).good == "1"
+    assert only(first, late).good == "2"
 
 
 def test_messages_are_a_prompt_too() -> None:
@@ -126,7 +146,7 @@ def many(count: int) -> list[Feedback]:
     return [said(f"q{index}", answer="a", rating=1.0) for index in range(count)]
 
 
-def test_halves_are_about_equal_and_drawn_by_seed() -> None:
+def test_halves_of_anonymous_feedback_are_about_equal_and_drawn_by_seed() -> None:
     """Of many items about half are searched on; another seed draws others; the cap sends the rest to confirm."""
     snapshot = frozen(*many(1000))
     assert 430 < len(snapshot.search) < 570
