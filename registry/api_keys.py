@@ -25,12 +25,14 @@ Scope = Literal["infer", "feedback", "operate", "admin"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 TOKEN = re.compile(r"shoal_(?P<id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
 _KEY_NAME = re.compile(r"[A-Za-z0-9._@+-]{1,64}")  # no blank: history says "ann via ops" of a caller and its key
+LONGEST_RATER = 128
 _RESERVED = ("admin", "operator")
 _RECORDS, _REVISION, _HISTORY = "records", "revision", "history"
 
 
 class ApiKey(Record):
-    """What is kept of a key. ``adapters``: those it is limited to (None: all); ``rate``: requests a second."""
+    """What is kept of a key. ``adapters``: those it is limited to (None: all); ``rate``: requests a second; ``raters``: those
+    that it may give feedback for (None: any)."""
 
     id: str
     name: str
@@ -38,6 +40,7 @@ class ApiKey(Record):
     scopes: tuple[Scope, ...]
     adapters: tuple[AdapterName, ...] | None = None
     rate: float | None = Field(default=None, gt=0)
+    raters: tuple[str, ...] | None = None
     created_at: datetime
     created_by: str
     expires_at: datetime | None = None
@@ -67,6 +70,7 @@ class ApiKeys:
         adapters: Sequence[str] | None = None,
         rate: float | None = None,
         days: float | None = None,
+        raters: Sequence[str] | None = None,
     ) -> tuple[ApiKey, str]:
         """A new key, and its token, which nobody can be told again. ``BadInput`` names the field that is wrong."""
         if not _KEY_NAME.fullmatch(name) or name in _RESERVED:
@@ -77,6 +81,8 @@ class ApiKeys:
             raise BadInput(f"'scopes' must be some of {', '.join(SCOPES)}: {told}.", field="scopes")
         if adapters is not None and (odd := [one for one in adapters if not ADAPTER_NAME.fullmatch(one)]):
             raise BadInput(f"'adapters': '{odd[0][:80]}' is not an adapter name.", field="adapters")
+        if raters is not None and not all(0 < len(rater) <= LONGEST_RATER for rater in raters or ("",)):
+            raise BadInput(f"'raters' must be names of 1 to {LONGEST_RATER} characters, at least one.", field="raters")
         if days is not None and not 0 < days <= 36_500:
             raise BadInput("'days' must be above 0, at most 36500.", field="days")
         at, secret = now(), secrets.token_urlsafe(32)
@@ -88,6 +94,7 @@ class ApiKeys:
                 scopes=tuple(dict.fromkeys(scopes)),  # type: ignore[arg-type]  # checked above
                 adapters=None if adapters is None else tuple(dict.fromkeys(adapters)),
                 rate=rate,
+                raters=None if raters is None else tuple(dict.fromkeys(raters)),
                 created_at=at,
                 created_by=by,
                 expires_at=None if days is None else at + timedelta(days=days),

@@ -37,7 +37,8 @@
     |-- SourceDown                 503   where an import comes from cannot be reached
     |-- RegistryDown               503   Redis cannot be reached
     |-- RecordNewer                503   written by a newer Shoal than this process
-    `-- FeedbackNotKept            503   Redis is away, and the disk takes no spooled feedback
+    |-- FeedbackNotKept            503   Redis is away, and the disk takes no spooled feedback
+    `-- RedactionFailed            500   text that the redaction hook failed on is not stored
 """
 
 from __future__ import annotations
@@ -411,3 +412,14 @@ class FeedbackNotKept(ShoalError):
             f"Redis cannot be reached, and the feedback cannot be written to this replica's disk either: {why}. "
             "Nothing was kept: send it again later, and make room under SHOAL_HOME."
         )
+
+
+class RedactionFailed(ShoalError):
+    status = 500
+    code = "redaction_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"Nothing was stored: the text could not be redacted. {reason} See SHOAL_REDACT and the policy."
+        )
+        self.reason = reason

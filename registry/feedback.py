@@ -8,7 +8,7 @@ from typing import Any
 
 from registry.canonical import canonical
 from registry.connection import RegistryRedis
-from registry.errors import BadInput, FeedbackConflict
+from registry.errors import AdapterUnknown, BadInput, FeedbackConflict, ShoalError, VersionUnknown
 from registry.keys import Keys
 from registry.lua import script
 from registry.ratings import nano
@@ -39,43 +39,53 @@ class FeedbackLog:
         """Stores it."""
         return self.add_many([feedback])[0]
 
-    def add_many(self, feedbacks: Sequence[Feedback]) -> list[Kept]:
-        """Stores them in order, in one round trip an adapter; those of one adapter all, or on a conflict none."""
+    def add_many(self, feedbacks: Sequence[Feedback], *, there: bool = False) -> list[Kept]:
+        """Stores them in order, in one round trip an adapter; those of one adapter all, or on an error none.
+
+        ``there``: an adapter or a version that does not exist is ``AdapterUnknown`` or ``VersionUnknown``, checked in the
+        step that stores.
+        """
         _same_content(feedbacks)
-        answers = self._added(feedbacks, "all")
-        return [
-            answer for answer in answers if not isinstance(answer, FeedbackConflict)
-        ]  # in 'all' a conflict is raised
+        kept: list[Kept] = []
+        for answer in self._added(feedbacks, "all", there):
+            if isinstance(answer, ShoalError):
+                raise answer
+            kept.append(answer)
+        return kept
 
-    def add_each(self, feedbacks: Sequence[Feedback]) -> list[Kept | FeedbackConflict]:
-        """Stores each by itself, in order: a conflict keeps back its own item only."""
-        return self._added(feedbacks, "each")
+    def add_each(self, feedbacks: Sequence[Feedback], *, there: bool = False) -> list[Kept | ShoalError]:
+        """Stores each by itself, in order: an error keeps back its own item only."""
+        return self._added(feedbacks, "each", there)
 
-    def _added(self, feedbacks: Sequence[Feedback], how: str) -> list[Kept | FeedbackConflict]:
+    def _added(self, feedbacks: Sequence[Feedback], how: str, there: bool) -> list[Kept | ShoalError]:
         batches: dict[str, list[int]] = {}
         for place, feedback in enumerate(feedbacks):
             batches.setdefault(feedback.adapter, []).append(place)
-        answers: dict[int, Kept | FeedbackConflict] = {}
+        answers: dict[int, Kept | ShoalError] = {}
         for adapter, places in batches.items():
             batch = [(feedbacks[place], fingerprint(feedbacks[place])) for place in places]
-            answers |= zip(places, self._stored(adapter, batch, how), strict=True)
+            answers |= zip(places, self._stored(adapter, batch, how, there), strict=True)
         return [answers[place] for place in range(len(feedbacks))]
 
-    def _stored(self, adapter: str, batch: list[tuple[Feedback, str]], how: str) -> list[Kept | FeedbackConflict]:
+    def _stored(
+        self, adapter: str, batch: list[tuple[Feedback, str]], how: str, there: bool
+    ) -> list[Kept | ShoalError]:
         """One call, of one adapter. An id that comes twice is new the first time and known the second."""
-        keys = [self._keys.feedback(adapter), self._keys.feedback_order(adapter), self._keys.figures(adapter)]
-        keys += [self._keys.feedback_slots(adapter), self._keys.feedback_superseded(adapter)]
+        names = self._keys
+        keys = [names.feedback(adapter), names.feedback_order(adapter), names.figures(adapter)]
+        keys += [names.feedback_slots(adapter), names.feedback_superseded(adapter), names.adapter(adapter)]
         while True:
             args = [part for feedback, content in batch for part in _arguments(feedback, content)]
-            told: list[str] = self._add(keys=keys, args=[how, *args])
+            told: list[str] = self._add(keys=keys, args=[how, "there" if there else "", *args])
             answer, *held = told
             if answer == "done":
                 return [_answered(feedback, word) for (feedback, _), word in zip(batch, held, strict=True)]
-            taken, record = held
+            refused, record = held
+            error = next(_answered(one, f"{answer} {record}") for one, _ in batch if one.id == refused)
+            if isinstance(error, ShoalError):
+                raise error
             # The content of a record that was stored with other fields than today's is told by its record alone.
-            batch = [(one, record[:_CONTENT] if one.id == taken else content) for one, content in batch]
-            if not any(one.id == taken and _same(one, record) for one, _ in batch):
-                raise FeedbackConflict(taken)
+            batch = [(one, record[:_CONTENT] if one.id == refused else content) for one, content in batch]
 
     def count(self, adapter: str) -> int:
         """How many there are, ever."""
@@ -160,10 +170,14 @@ def _arguments(feedback: Feedback, content: str) -> tuple[str, ...]:
     return feedback.id, content, record, rank(feedback), version, rating, *(places.get(part, "") for part in PARTS)
 
 
-def _answered(feedback: Feedback, word: str) -> Kept | FeedbackConflict:
+def _answered(feedback: Feedback, word: str) -> Kept | ShoalError:
+    """What ``lua/add_feedback.lua`` says of one item."""
     if not word:
         return feedback, True
     state, _, held = word.partition(" ")
+    if state == "unknown":
+        unknown = AdapterUnknown(feedback.adapter)
+        return VersionUnknown(feedback.adapter, feedback.version) if held and feedback.version else unknown
     if state == "conflict":
         if not _same(feedback, held):
             return FeedbackConflict(feedback.id)

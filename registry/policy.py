@@ -14,6 +14,7 @@ from registry.durations import Seconds
 from registry.errors import BadInput
 from registry.gate_policy import GatePolicy
 from registry.quiet_hours import window, zone
+from registry.recording import RecordingPolicy
 from registry.records import SCHEMA, Record, RunOptions
 
 
@@ -26,6 +27,7 @@ class Policy(Record):
     ``quiet_hours`` ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of
     ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``gate``: what a finalist must
     show. ``promote``: whether a run may move the champion; if not, what it finds is registered and left to a person.
+    ``recording``: whether prompts and answers are kept.
     """
 
     adapt: Literal["when_due", "never"] = "when_due"
@@ -39,6 +41,7 @@ class Policy(Record):
     gate: GatePolicy = GatePolicy()
     promote: bool = True
     canary: CanaryPolicy = CanaryPolicy()
+    recording: RecordingPolicy = RecordingPolicy()
     schema_number: int = SCHEMA
 
     @field_validator("quiet_hours")

@@ -45,8 +45,16 @@ class RegistrySettings(BaseSettings):
         description="What an address to import from must begin with: URLs, separated by commas; 'off': no such imports.",
     )
     interactions_days: int = Field(default=30, ge=1, le=3650, description="How long recorded prompts are kept.")
-    record_interactions: Literal["all", "off"] = Field(
-        default="all", description="Whether prompts and answers are recorded, so that feedback may name a request id."
+    record_interactions: Literal["all", "sampled", "off"] = Field(
+        default="all",
+        description="Which prompts and answers are recorded, so that feedback may name a request id; a policy may say otherwise.",
+    )
+    record_rate: float = Field(
+        default=0.1, ge=0, le=1, description="The share of requests that is recorded where it is 'sampled'."
+    )
+    redact: str | None = Field(
+        default=None,
+        description="A function that text passes before it is stored: package.module:function, or an installed redactor.",
     )
 
     @field_validator("redis_url")

@@ -25,13 +25,24 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:]+)(:\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request. ``name`` is what history writes down; ``key`` names the key, for its limits."""
+    """Whoever sent a request. ``name`` is what history writes down; ``key`` names the key, for its limits; ``raters``: those
+    that it may give feedback for (None: any)."""
 
     name: str
     key: str
     scopes: frozenset[str]
     adapters: frozenset[str] | None = None  # None: every adapter
     rate: float | None = None
+    raters: tuple[str, ...] | None = None
+
+    def speaks_for(self, rater: str | None) -> str | None:
+        """The rater whose feedback this is: the one that is named, or the only one that the key speaks for. ``Forbidden``."""
+        if self.raters is None or rater in self.raters:
+            return rater
+        if rater is None and len(self.raters) == 1:
+            return self.raters[0]
+        told = "name one of its raters in 'rater'" if rater is None else f"not for '{rater[:64]}'"
+        raise Forbidden(f"This key gives feedback for its own raters only: {told}.", field="rater")
 
     def sees(self, adapter: str) -> bool:
         return self.adapters is None or adapter in self.adapters
@@ -86,6 +97,7 @@ class Auth:
             frozenset(key.scopes),
             None if key.adapters is None else frozenset(key.adapters),
             key.rate,
+            key.raters,
         )
 
 

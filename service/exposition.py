@@ -65,7 +65,12 @@ _REPLICA = (
     Family("gauge", "shoal_requests_in_flight", "Answers that are being made now.", ("version",)),
     Family("gauge", "shoal_feedback_spooled", "Feedback items on this replica's disk, waiting for Redis."),
     Family("gauge", "shoal_feedback_spool_bytes", "What those items take on disk."),
-    Family("counter", "shoal_interactions_dropped_total", "Answers that could not be recorded."),
+    Family("counter", "shoal_interactions_dropped_total", "Answers that could not be recorded, by why.", ("reason",)),
+    Family(
+        "counter",
+        "shoal_feedback_refused_total",
+        "Feedback that waited on disk and was refused after; it is kept there.",
+    ),
 )
 _LOOP = (
     Family("gauge", "shoal_replicas", "Replicas that are alive."),
@@ -157,7 +162,9 @@ class Exposition:
             yield "shoal_requests_in_flight", (name,), count
         yield "shoal_feedback_spooled", (), parts.spool.waiting
         yield "shoal_feedback_spool_bytes", (), parts.spool.size
-        yield "shoal_interactions_dropped_total", (), parts.recorder.dropped if parts.recorder else 0
+        for reason, count in parts.recorder.drops.items():
+            yield "shoal_interactions_dropped_total", (reason,), count
+        yield "shoal_feedback_refused_total", (), parts.spool.refused
 
 
 _Sample = tuple[str, tuple[str, ...], float]

@@ -108,11 +108,14 @@ class ShoalGateway:
 
     def record(self, exchange: Exchange) -> None:
         """Keep an answer where prompts may be kept, so that feedback can name it."""
-        if self._parts.recorder is None or exchange.aborted or not exchange.choices:
-            return
+        adapter, named, _ = exchange.version.rpartition("@")
+        if not named or exchange.aborted or not exchange.choices:
+            return  # the base's answers, and those that nobody got, cannot be rated later
         record = _recorded(exchange)
         if record is not None:
             self._parts.recorder.record(record)
+        else:
+            self._parts.recorder.unrecordable(adapter, exchange.request_id)
 
     def _model(self, name: str, parent: str | None) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "shoal", "parent": parent}
@@ -135,10 +138,8 @@ def _unknown(model: str) -> EngineError:
 
 
 def _recorded(exchange: Exchange) -> Recorded | None:
-    """The record that feedback can name; None for what cannot be rated later: base answers, prompts that are not text."""
-    adapter, at, number = exchange.version.rpartition("@")
-    if not at:
-        return None
+    """The record that feedback can name; None where the prompt is not text."""
+    adapter, _, number = exchange.version.rpartition("@")
     messages = prompt = None
     if isinstance(exchange.prompt, str):
         prompt = exchange.prompt
@@ -161,4 +162,5 @@ def _recorded(exchange: Exchange) -> Recorded | None:
         at=datetime.fromtimestamp(exchange.started, UTC),
         seconds=exchange.seconds,
         shadow=exchange.shadow,
+        conversation=exchange.session,
     )

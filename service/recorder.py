@@ -1,4 +1,4 @@
-"""Record answers so that feedback can name them: off the request's path, in batches, counted when dropped."""
+"""Record answers so that feedback can name them: off the request's path, in batches, each drop counted by its reason."""
 
 from __future__ import annotations
 
@@ -6,47 +6,91 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
+from typing import Literal, get_args
 
-from registry.errors import RegistryDown
+from registry.errors import RedactionFailed, RegistryDown
 from registry.interactions import Interactions
+from registry.recording import Recording
 from registry.records import Interaction
+from service.recording_rules import RecordingRules
+from service.redaction import Redaction
 
 log = logging.getLogger("shoal.interactions")
 
 WAITING = 50_000
 """Answers kept while Redis is away; beyond that the newest are dropped, and counted."""
+Reason = Literal["full", "not_text", "redaction", "stopped", "unwritable"]
+"""Why an answer that should be recorded is not: too many wait for Redis; its prompt is not text; the redaction hook failed; the
+service stopped while Redis was away; Redis would not take it."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Recorder:
-    """A thread that writes interactions in batches. ``record`` never waits."""
+    """A thread that writes interactions in batches, as the rules say. ``record`` never waits; rules and hooks are the
+    thread's work, too."""
 
-    def __init__(self, interactions: Interactions, *, batch: int = 200, every: float = 0.05) -> None:
+    def __init__(
+        self,
+        interactions: Interactions,
+        rules: RecordingRules,
+        redaction: Redaction,
+        *,
+        batch: int = 200,
+        every: float = 0.05,
+    ) -> None:
         self._interactions = interactions
+        self._rules = rules
+        self._redaction = redaction
         self._batch, self._every = batch, every
         self._waiting: queue.Queue[Interaction] = queue.Queue(maxsize=WAITING)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="interactions", daemon=True)
-        self.dropped = 0
+        self._lock = threading.Lock()
+        self._drops: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Write what waits, as far as Redis takes it."""
+        """Write what waits, as far as Redis takes it; the rest is counted."""
         self._stopping.set()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        if left := self._waiting.unfinished_tasks:
+            self._drop("stopped", left)
+
+    @property
+    def drops(self) -> dict[Reason, int]:
+        """How many answers were not recorded although they should have been, by reason."""
+        with self._lock:
+            return dict(self._drops)
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.drops.values())
 
     def record(self, interaction: Interaction) -> None:
         try:
             self._waiting.put_nowait(interaction)
         except queue.Full:
-            self.dropped += 1
+            self._drop("full", 1)
+
+    def unrecordable(self, adapter: str, request_id: str) -> None:
+        """An answer to a prompt that is not text: it is counted where the rules would have it recorded."""
+        if self._rules.of(adapter).takes(request_id):
+            self._drop("not_text", 1)
 
     def settle(self, timeout: float = 2.0) -> None:
         """Wait until what was recorded up to now is written: feedback may follow its answer at once."""
         deadline = time.monotonic() + timeout
         while self._waiting.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    def _drop(self, reason: Reason, count: int) -> None:
+        with self._lock:
+            self._drops[reason] += count
+        log.warning("%d answers are not recorded: %s", count, reason)
 
     def _write_on(self) -> None:
         while True:
@@ -55,8 +99,9 @@ class Recorder:
                 if self._stopping.is_set():
                     return
                 continue
-            while not self._write(batch) and not self._stopping.is_set():
-                time.sleep(1.0)
+            while not self._write(batch):
+                if self._stopping.wait(1.0):
+                    return  # what waits is counted by ``stop``
             for _ in batch:
                 self._waiting.task_done()
 
@@ -71,13 +116,34 @@ class Recorder:
         return batch
 
     def _write(self, batch: list[Interaction]) -> bool:
+        """False: Redis is away, and nothing of it is written."""
         try:
-            self._interactions.add_many(batch)
+            self._rules.refresh()
+            kept, failed = self._as_kept(batch)
+            self._interactions.add_many([one for one, _ in kept], [rule.keep_for for _, rule in kept])
         except RegistryDown as error:
-            log.warning("%d answers wait to be recorded: %s", len(batch) + self._waiting.qsize(), error)
+            log.warning("%d answers wait to be recorded: %s", self._waiting.unfinished_tasks, error)
             return False
         except Exception:
             # Whatever it is: recording goes on with the next ones, and these are counted.
             log.exception("%d answers cannot be recorded", len(batch))
-            self.dropped += len(batch)
+            self._drop("unwritable", len(batch))
+            return True
+        if failed:
+            self._drop("redaction", failed)
         return True
+
+    def _as_kept(self, batch: list[Interaction]) -> tuple[list[tuple[Interaction, Recording]], int]:
+        """Those that the rules take, as they may be stored, and how many a hook failed on: they are not stored."""
+        kept, failed = [], 0
+        for interaction in batch:
+            rule = self._rules.of(interaction.adapter)
+            if not rule.takes(interaction.request_id):
+                continue
+            try:
+                names = () if rule.redact is None else (rule.redact,)
+                kept.append((self._redaction.interaction(interaction, names), rule))
+            except RedactionFailed as error:
+                failed += 1
+                log.warning("%s is not recorded: %s", interaction.request_id, error.reason)
+        return kept, failed

@@ -2,7 +2,9 @@
 
 A journal of JSON lines. A replay first gives the file another name, so that what comes meanwhile is a file of its own;
 every body carries its id, so a replay that is broken off is simply done again. Several processes may share the file:
-whoever writes or renames it holds a lock that the kernel lets go of when its process dies.
+whoever writes or renames it holds a lock that the kernel lets go of when its process dies. What the registry refuses for good
+at a replay (its id is taken by other content, its answer was never recorded) goes to a file of its own, with the reason: it
+was acknowledged, so it is not thrown away.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic_core import to_json
+
 from registry.errors import FeedbackNotKept, InteractionUnknown, RecordNewer, RegistryDown, ShoalError
 from registry.record import SCHEMA, check_schema
 from registry.records import now
@@ -27,6 +31,7 @@ log = logging.getLogger("shoal.spool")
 PATIENCE_SECONDS = 3600.0
 """How long feedback waits for the answer that it names to be recorded."""
 BATCH = 500
+_SINCE = "spooled_at"
 Body = dict[str, Any]
 
 
@@ -47,6 +52,7 @@ class Spool:
     ) -> None:
         self._path = path
         self._replaying = path.with_suffix(".replaying")
+        self._refused = path.with_suffix(".refused")
         self._take = take
         self._every = every
         self._keeps = keeps
@@ -68,6 +74,11 @@ class Spool:
         return _lines(self._path) + _lines(self._replaying)
 
     @property
+    def refused(self) -> int:
+        """How many bodies the registry would not have: they stay on disk, each with the reason."""
+        return _lines(self._refused)
+
+    @property
     def size(self) -> int:
         """How many bytes they take there."""
         return _bytes(self._path) + _bytes(self._replaying)
@@ -76,16 +87,21 @@ class Spool:
         """Write bodies down, each with its ``id``; they are on disk when this returns.
 
         ``FeedbackNotKept``: none of them is."""
-        lines = "".join(json.dumps({**body, "schema_number": SCHEMA}) + "\n" for body in bodies)
         try:
-            with self._lock, self._alone("writing"):
-                new = not self._path.exists()
-                with self._path.open("a+b", buffering=0) as file:
-                    _append(file, lines.encode())
-                if new:
-                    _sync_folder(self._path.parent)
+            self._write(self._path, bodies)
         except OSError as error:
             raise FeedbackNotKept(error.strerror or str(error)) from error
+
+    def _write(self, path: Path, bodies: list[Body]) -> None:
+        said = ({_SINCE: now(), **body, "schema_number": SCHEMA} for body in bodies)
+        lines = b"".join(to_json(body) + b"\n" for body in said)
+        with self._lock, self._alone("writing"):
+            new = not path.exists()
+            path.touch(mode=0o600)  # prompts and answers are in it
+            with path.open("a+b", buffering=0) as file:
+                _append(file, lines)
+            if new:
+                _sync_folder(path.parent)
 
     def replay(self) -> int:
         """Hand everything spooled to the registry; how many were taken. RegistryDown: it stays spooled."""
@@ -97,20 +113,23 @@ class Spool:
                     self._path.replace(self._replaying)
             taken = 0
             early: list[Body] = []
+            refused: list[Body] = []
             with self._replaying.open("rb") as file:
                 while lines := list(islice(file, BATCH)):
-                    taken += self._taken([body for line in lines if (body := _body(line)) is not None], early)
+                    taken += self._taken([body for line in lines if (body := _body(line)) is not None], early, refused)
             if early:
                 self.add(early)
+            if refused:
+                self._write(self._refused, refused)
             self._replaying.unlink()
         return taken
 
-    def _taken(self, bodies: list[Body], early: list[Body]) -> int:
+    def _taken(self, bodies: list[Body], early: list[Body], refused: list[Body]) -> int:
         """All at once; where one of them is refused, one by one, so that it does not stop the others."""
         if not bodies:
             return 0
         try:
-            self._take(bodies)
+            self._take([{name: value for name, value in body.items() if name != _SINCE} for body in bodies])
         except self._keeps:
             raise  # nothing is lost: the whole file is replayed again, what was taken is known by its id
         except InteractionUnknown as error:
@@ -118,15 +137,16 @@ class Spool:
             if len(bodies) == 1 and _age(bodies[0]) < PATIENCE_SECONDS:
                 early.append(bodies[0])
                 return 0
-            refused: Exception = error
+            wrong: Exception = error
         except (ShoalError, ValueError) as error:
-            refused = error
+            wrong = error
         else:
             return len(bodies)
         if len(bodies) > 1:
-            return sum(self._taken([body], early) for body in bodies)
-        # A refused body would be refused again for ever.
-        log.warning("a spooled feedback item was refused: %s", refused)
+            return sum(self._taken([body], early, refused) for body in bodies)
+        # It would be refused again for ever.
+        log.warning("a spooled feedback item was refused: %s", wrong)
+        refused.append({**bodies[0], "refused": str(wrong)})
         return 0
 
     def _replay_on(self) -> None:
@@ -202,5 +222,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _age(body: Body) -> float:
-    """Seconds since the feedback came."""
-    return (now() - datetime.fromisoformat(body["at"])).total_seconds() if "at" in body else float("inf")
+    """Seconds since the feedback came here; of what an older Shoal wrote, since the time that it says."""
+    since = body.get(_SINCE, body.get("at"))
+    return (now() - datetime.fromisoformat(since)).total_seconds() if since else float("inf")

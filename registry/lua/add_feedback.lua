@@ -6,14 +6,15 @@
 --       3 {name}:figures              hash  VERSION:ratings, VERSION:rating_nano and :rating_square_nano (billionths), other sums
 --       4 {name}:feedback-slots       hash  slot -> rank (32 characters), version or '', ' ', rating in billionths or '', ' ', id
 --       5 {name}:feedback-superseded  hash  id -> 'PART ID' of what was replaced and by which, several with ',' between
--- ARGV  1 'all' or 'each', then nines of: id, sha256 of the content, feedback JSON, rank, version or '', rating in billionths
+--       6 {name}:adapter              hash  versions: how many there are; no such key: no such adapter
+-- ARGV  1 'all' or 'each'  2 'there' where adapter and versions must be there, or ''  then nines of: id, sha256 of the content, feedback JSON, rank, version or '', rating in billionths
 --       or '', and the slots of its rating, correction and pair, '' where there is none. An id that
 --       comes twice is new once; for 'all' both say the same, as the caller has checked.
--- Answers {'conflict', id, held} (and nothing changed), or {'done', ...}, for each item '' where it is new, 'same ' and the
--- JSON held, or 'conflict ' and what is held.
+-- Answers {'conflict', id, held} or {'unknown', id, versions or ''} (and nothing changed), or {'done', ...}, for each item ''
+-- where it is new, 'same ' and the JSON held, 'conflict ' and what is held, or 'unknown ' and the versions or ''.
 
 local PARTS = {'rating', 'correction', 'pair'}
-local WIDTH = 9
+local FIRST, WIDTH = 3, 9
 
 local function count(version, nano, by)
   if version == '' or nano == '' then return end
@@ -47,8 +48,15 @@ local function take(part, slot, id, rank, version, nano)
   if part == 'rating' then count(version, nano, 1) end
 end
 
+local versions = ARGV[2] == 'there' and (redis.call('HGET', KEYS[6], 'versions') or '')
+
+local function unknown(version)
+  return versions and (versions == '' or (version ~= '' and tonumber(version) > tonumber(versions)))
+end
+
 if ARGV[1] == 'all' then
-  for place = 2, #ARGV, WIDTH do
+  for place = FIRST, #ARGV, WIDTH do
+    if unknown(ARGV[place + 4]) then return {'unknown', ARGV[place], versions} end
     local held = redis.call('HGET', KEYS[1], ARGV[place])
     if held and string.sub(held, 1, 64) ~= ARGV[place + 1] then
       return {'conflict', ARGV[place], held}
@@ -58,10 +66,12 @@ end
 
 local answer = {'done'}
 local last = redis.call('ZCARD', KEYS[2])
-for place = 2, #ARGV, WIDTH do
+for place = FIRST, #ARGV, WIDTH do
   local id = ARGV[place]
   local held = redis.call('HGET', KEYS[1], id)
-  if not held then
+  if unknown(ARGV[place + 4]) then
+    answer[#answer + 1] = 'unknown ' .. versions
+  elseif not held then
     last = last + 1
     redis.call('HSET', KEYS[1], id, ARGV[place + 1] .. ' ' .. ARGV[place + 2])
     redis.call('ZADD', KEYS[2], last, id)

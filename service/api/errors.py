@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,9 +32,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [_problem(detail) for detail in error.errors()]
-        message = "; ".join(f"'{p['field']}': {p['problem']}" if p["field"] else p["problem"] for p in problems)
-        return _answer(request, 422, "bad_input", message, {"problems": problems})
+        problems = problems_of(error.errors())
+        return _answer(request, 422, "bad_input", told_of(problems), {"problems": problems})
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -67,6 +67,16 @@ def _answer(request: Request, status: int, code: str, message: str, details: dic
     if request.url.path.startswith("/v1"):
         return JSONResponse(error_body(status, message, code), status)
     return JSONResponse({"error": {"code": code, "message": message, "details": details}}, status)
+
+
+def problems_of(found: Iterable[Any]) -> list[dict[str, str]]:
+    """pydantic's findings as ``{"field", "problem"}``."""
+    return [_problem(detail) for detail in found]
+
+
+def told_of(problems: list[dict[str, str]]) -> str:
+    """The findings in one sentence."""
+    return "; ".join(f"'{one['field']}': {one['problem']}" if one["field"] else one["problem"] for one in problems)
 
 
 def _problem(detail: dict[str, Any]) -> dict[str, str]:

@@ -1,104 +1,87 @@
-"""Feedback: ratings, corrections and pairs, bound to the version that answered."""
+"""Feedback: ratings, corrections, pairs and words, bound to the version that answered."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
-from starlette.responses import JSONResponse
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+from starlette.responses import Response
 
-from registry.errors import BadInput, InteractionUnknown, RegistryDown, RegistryWentBack
-from registry.feedback import join
-from registry.records import AdapterName, Feedback, Message, now
-from registry.registry import Registry
-from service import auth
-from service.api.parts import Body, Parts, PartsOf, Who
+from registry.errors import BadInput, InteractionUnknown, RegistryDown, RegistryWentBack, ShoalError
+from registry.feedback import Kept
+from registry.records import AdapterName
+from service.api.errors import problems_of, told_of
+from service.api.parts import Parts, PartsOf, Who
+from service.auth import Caller
+from service.feedback_body import Batch, FeedbackBody, Fields, PartialBatch
 
 router = APIRouter(prefix="/api/feedback", tags=["feedback"])
-MOST = 1000
-TEXT = 100_000
-THUMBS = {"up": 1.0, "down": 0.0}
+# The body is read by hand, for a thousand items at a time: what FastAPI would have told of it stands here, in its place.
+_PLACE = "#/paths/~1api~1feedback/post/requestBody/content/application~1json/schema/$defs/{model}"
+_SCHEMA = TypeAdapter(FeedbackBody | Batch | PartialBatch).json_schema(ref_template=_PLACE)
+OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
-class FeedbackBody(Body):
-    """One judgement of one answer: by request id, or with the prompt and the answer inline."""
-
-    id: str | None = Field(default=None, min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")
-    request_id: str | None = Field(default=None, min_length=1, max_length=128)
-    adapter: AdapterName | None = None
-    version: int | None = Field(default=None, ge=1)
-    messages: list[Message] | None = Field(default=None, min_length=1)
-    prompt: str | None = Field(default=None, min_length=1, max_length=TEXT)
-    answer: str | None = Field(default=None, max_length=TEXT)
-    rating: Annotated[float, Field(ge=0, le=1)] | Literal["up", "down"] | None = None
-    correction: str | None = Field(default=None, max_length=TEXT)
-    preferred: str | None = Field(default=None, max_length=TEXT)
-    rejected: str | None = Field(default=None, max_length=TEXT)
-    rater: str = Field(default="anonymous", max_length=128)
-    comment: str = Field(default="", max_length=TEXT)
-
-    @model_validator(mode="after")
-    def _judges_something(self) -> FeedbackBody:
-        if (self.preferred is None) != (self.rejected is None):
-            raise ValueError("'preferred' and 'rejected' come together")
-        if self.rating is None and self.correction is None and self.preferred is None:
-            raise ValueError("give a 'rating', a 'correction', or 'preferred' and 'rejected'")
-        if self.request_id is None:
-            if self.adapter is None or (self.prompt is None) == (self.messages is None):
-                raise ValueError("give a 'request_id', or 'adapter' and either 'prompt' or 'messages'")
-            if self.rating is not None and self.answer is None:
-                raise ValueError("a 'rating' without a 'request_id' needs the 'answer' that it rates")
-        return self
-
-
-class Batch(Body):
-    items: list[FeedbackBody] = Field(min_length=1, max_length=MOST)
-
-
-def _shape(body: Any) -> str:
-    """One item, or a batch: told by the field that only a batch has."""
-    return "many" if isinstance(body, Batch) or (isinstance(body, dict) and "items" in body) else "one"
-
-
-OneOrMany = Annotated[Annotated[FeedbackBody, Tag("one")] | Annotated[Batch, Tag("many")], Discriminator(_shape)]
-
-
-@router.post("")
-async def send_feedback(body: OneOrMany, parts: PartsOf, who: Who) -> JSONResponse:
-    """Keep feedback; a batch is taken as a whole or not at all."""
+@router.post("", openapi_extra=OPENAPI, response_model=None)
+async def send_feedback(request: Request, parts: PartsOf, who: Who) -> Response:
+    """Keep feedback: one item, or a batch, which is taken as a whole or not at all; with ``partial`` each item by itself."""
+    body = _read(await request.body())
+    if isinstance(body, PartialBatch):
+        return await _partial(body, parts, who)
     items = body.items if isinstance(body, Batch) else [body]
-    fields = [_fields(item) for item in items]
+    fields = [item.fields(who) for item in items]
     try:
-        if parts.replica.problems:  # a registry that went back is about to be restored: what it took would be lost
-            await asyncio.to_thread(parts.registry.guard.check)
-        kept = await _take_settled(parts, fields, who)
+        await _check_guard(parts)
+        kept = await _settled(parts, fields, who)
     except (RegistryDown, RegistryWentBack):
-        if who.adapters is not None and any(field["adapter"] not in who.adapters for field in fields):
+        if who.adapters is not None and any(item.get("adapter") not in who.adapters for item in fields):
             raise  # whose answer a request id names cannot be looked up now
-        await asyncio.to_thread(parts.spool.add, fields)
-        told = [{"id": field["id"], "spooled": True} for field in fields]
-        return JSONResponse({"spooled": len(told), "items": told}, status_code=202)
-    _count(kept)
-    told = [{"feedback": record.model_dump(mode="json"), "new": new} for record, new in kept]
-    if not isinstance(body, Batch):
-        return JSONResponse(told[0], status_code=201 if kept[0][1] else 200)
+        await asyncio.to_thread(_spool, parts, fields)
+        return _answer({"spooled": len(fields), "items": [_waits(item) for item in fields]}, 202)
+    count(kept)
+    if isinstance(body, FeedbackBody):
+        return _answer(_told(kept[0]), 201 if kept[0][1] else 200)
     accepted = sum(new for _, new in kept)
-    return JSONResponse({"accepted": accepted, "repeated": len(kept) - accepted, "items": told}, status_code=201)
+    return _answer({"accepted": accepted, "repeated": len(kept) - accepted, "items": [_told(one) for one in kept]}, 201)
 
 
-async def _take_settled(parts: Parts, fields: list[dict[str, Any]], who: auth.Caller) -> list[tuple[Feedback, bool]]:
-    """Keep feedback; where it came right behind its answer, once the answer is recorded."""
+async def _partial(body: PartialBatch, parts: Parts, who: Caller) -> Response:
+    """Each item by itself: kept, known already, on disk until Redis is back, or refused for a reason of its own."""
+    told: list[dict[str, Any]] = [{}] * len(body.items)
+    good: dict[int, Fields] = {}
+    for place, item in enumerate(body.items):
+        try:
+            good[place] = FeedbackBody.model_validate(item).fields(who)
+        except ValidationError as error:
+            problems = problems_of(error.errors(include_url=False, include_input=False))
+            told[place] = BadInput(told_of(problems), problems=problems).body()
+        except ShoalError as error:
+            told[place] = error.body()
+    fields = list(good.values())
+    answer: dict[str, int] = {}
     try:
-        return await asyncio.to_thread(take, parts.registry, fields, who)
-    except InteractionUnknown:
-        if parts.recorder is None:
+        await _check_guard(parts)
+        found = await _each_settled(parts, fields, who)
+    except (RegistryDown, RegistryWentBack):
+        if who.adapters is not None and any(item.get("adapter") not in who.adapters for item in fields):
             raise
-        await asyncio.sleep(0.05)  # the end of a stream is told after its last byte was sent
-        await asyncio.to_thread(parts.recorder.settle)
-        return await asyncio.to_thread(take, parts.registry, fields, who)
+        await asyncio.to_thread(_spool, parts, fields)
+        answer["spooled"] = len(fields)
+        told_now = [_waits(item) for item in fields]
+    else:
+        kept = [one for one in found if not isinstance(one, ShoalError)]
+        count(kept)
+        answer["accepted"] = sum(new for _, new in kept)
+        answer["repeated"] = len(kept) - answer["accepted"]
+        told_now = [one.body() if isinstance(one, ShoalError) else _told(one) for one in found]
+    for place, one in zip(good, told_now, strict=True):
+        told[place] = one
+    answer["refused"] = sum("error" in one for one in told)
+    return _answer({**answer, "items": told}, 202 if "spooled" in answer else 201)
 
 
 @router.get("")
@@ -109,66 +92,89 @@ def list_feedback(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: str | None = None,
 ) -> Any:
+    """Newest first; ``superseded_by`` says which part of an item a later one of the same rater replaced."""
     who.need_adapter(adapter)
     parts.registry.adapter(adapter)
+    log = parts.registry.feedback
+    found = log.list(adapter, limit=limit, before=before)
+    replaced = log.superseded(adapter, [one.id for one in found])
     return {
-        "feedback": parts.registry.feedback.list(adapter, limit=limit, before=before),
-        "total": parts.registry.feedback.count(adapter),
+        "feedback": [
+            one.model_dump(mode="json") | {"superseded_by": by} for one, by in zip(found, replaced, strict=True)
+        ],
+        "total": log.count(adapter),
+        "superseded": log.superseded_count(adapter),
     }
 
 
-def take(
-    registry: Registry, fields: list[dict[str, Any]], who: auth.Caller | None = None
-) -> list[tuple[Feedback, bool]]:
-    """Join feedback by request id with the answer it judges, and keep it; all of it is for adapters that ``who`` may rate.
-
-    AdapterUnknown, InteractionUnknown, FeedbackConflict: nothing was kept."""
-    records = [_record(registry, dict(item)) for item in fields]
-    for adapter in {record.adapter for record in records}:
-        if who is not None:
-            who.need_adapter(adapter)
-        registry.adapter(adapter)
-    return registry.feedback.add_many(records)
-
-
-def take_spooled(registry: Registry, fields: list[dict[str, Any]]) -> None:
-    """As ``take``, for what was acknowledged while Redis was away. ``RegistryWentBack``: it stays spooled."""
-    registry.guard.check()
-    _count(take(registry, fields))
-
-
-def _record(registry: Registry, fields: dict[str, Any]) -> Feedback:
-    try:
-        if fields["request_id"] is None:
-            return Feedback(**fields)
-        interaction = registry.interactions.get(fields["request_id"])
-        if fields["adapter"] not in (None, interaction.adapter):
-            raise BadInput(
-                f"Request '{interaction.request_id}' was answered by '{interaction.adapter}', not '{fields['adapter']}'.",
-                field="adapter",
-            )
-        return join(fields, interaction)
-    except ValidationError as error:
-        # Not the error itself: pydantic repeats what was sent, and prompts belong in no log and no message.
-        wrong = "; ".join(
-            f"'{'.'.join(map(str, one['loc']))}': {one['msg']}" for one in error.errors(include_input=False)
-        )
-        raise BadInput(f"The feedback is not usable: {wrong}") from None
-
-
-def _fields(item: FeedbackBody) -> dict[str, Any]:
-    """The fields of a record: JSON values only, so that they can be spooled."""
-    rating = THUMBS.get(item.rating, item.rating) if isinstance(item.rating, str) else item.rating
-    return item.model_dump(mode="json") | {
-        "id": item.id or f"fb-{secrets.token_hex(8)}",
-        "rating": rating,
-        "at": now().isoformat(),
-    }
-
-
-def _count(kept: list[tuple[Feedback, bool]]) -> None:
+def count(kept: list[Kept]) -> None:
+    """For Prometheus."""
     from service import metrics
 
     for record, new in kept:
         if new:
             metrics.FEEDBACK.labels(record.adapter).inc()
+
+
+def _read(raw: bytes) -> FeedbackBody | Batch | PartialBatch:
+    """One item, or a batch: told by the field that only a batch has. ``RequestValidationError``."""
+    try:
+        given = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestValidationError(
+            [{"type": "json_invalid", "loc": ("body",), "msg": str(error), "input": {}}]
+        ) from None
+    shape: type[FeedbackBody | Batch | PartialBatch] = FeedbackBody
+    if isinstance(given, dict) and "items" in given:
+        shape = PartialBatch if given.get("partial") is True else Batch
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from None
+
+
+async def _check_guard(parts: Parts) -> None:
+    if parts.replica.problems:  # a registry that went back is about to be restored: what it took would be lost
+        await asyncio.to_thread(parts.registry.guard.check)
+
+
+async def _settled(parts: Parts, fields: list[Fields], who: Caller) -> list[Kept]:
+    """Keep feedback; where it came right behind its answer, once the answer is recorded."""
+    try:
+        return await asyncio.to_thread(parts.intake.take, fields, who)
+    except InteractionUnknown:
+        await _wait_recorded(parts)
+        return await asyncio.to_thread(parts.intake.take, fields, who)
+
+
+async def _each_settled(parts: Parts, fields: list[Fields], who: Caller) -> list[Kept | ShoalError]:
+    """As ``_settled``, for each item by itself."""
+    found = await asyncio.to_thread(parts.intake.take_each, fields, who)
+    if early := [place for place, one in enumerate(found) if isinstance(one, InteractionUnknown)]:
+        await _wait_recorded(parts)
+        again = await asyncio.to_thread(parts.intake.take_each, [fields[place] for place in early], who)
+        for place, one in zip(early, again, strict=True):
+            found[place] = one
+    return found
+
+
+async def _wait_recorded(parts: Parts) -> None:
+    await asyncio.sleep(0.05)  # the end of a stream is told after its last byte was sent
+    await asyncio.to_thread(parts.recorder.settle)
+
+
+def _spool(parts: Parts, fields: list[Fields]) -> None:
+    if fields:
+        parts.spool.add(parts.intake.redacted(fields))
+
+
+def _waits(item: Fields) -> dict[str, Any]:
+    return {"id": item["id"], "spooled": True}
+
+
+def _told(kept: Kept) -> dict[str, Any]:
+    return {"feedback": kept[0], "new": kept[1]}
+
+
+def _answer(told: dict[str, Any], status: int) -> Response:
+    return Response(to_json(told), status, media_type="application/json")

@@ -14,13 +14,15 @@ router = APIRouter(prefix="/api/keys", tags=["keys"])
 
 
 class NewKey(Body):
-    """``adapters``: the only ones that the key is for; ``rate``: requests a second; ``days``: how long it is valid."""
+    """``adapters``: the only ones that the key is for; ``rate``: requests a second; ``days``: how long it is valid; ``raters``:
+    the only ones that it gives feedback for."""
 
     name: str
     scopes: list[str]
     adapters: list[str] | None = None
     rate: float | None = Field(default=None, gt=0, le=1e6)
     days: float | None = None
+    raters: list[str] | None = None
 
 
 class Reason(Body):
@@ -31,7 +33,13 @@ class Reason(Body):
 def create_key(body: NewKey, parts: PartsOf, caller: Caller) -> Any:
     """The key's ``token`` is in this answer and nowhere else, ever."""
     key, token = parts.registry.api_keys.create(
-        body.name, body.scopes, by=caller, adapters=body.adapters, rate=body.rate, days=body.days
+        body.name,
+        body.scopes,
+        by=caller,
+        adapters=body.adapters,
+        rate=body.rate,
+        days=body.days,
+        raters=body.raters,
     )
     _look(parts)
     return {"key": shown(key), "token": token}

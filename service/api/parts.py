@@ -14,6 +14,7 @@ from registry.registry import Registry
 from service import auth
 from service.bell import Bell
 from service.gate import caller_of
+from service.intake import Intake
 from service.keyring import Keyring
 from service.recorder import Recorder
 from service.replica import Replica
@@ -33,7 +34,8 @@ class Parts:
     replica: Replica
     keyring: Keyring
     bell: Bell
-    recorder: Recorder | None
+    recorder: Recorder
+    intake: Intake
     spool: Spool
     tally: Tally
 

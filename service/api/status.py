@@ -45,5 +45,5 @@ def get_status(parts: PartsOf, who: Who) -> Any:
         "rollouts": parts.replica.rollouts,
         "problems": parts.replica.problems,
         "feedback_spooled": parts.spool.waiting,
-        "interactions_dropped": parts.recorder.dropped if parts.recorder else 0,
+        "interactions_dropped": parts.recorder.dropped,
     }

@@ -23,6 +23,9 @@ def create(
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", help="The only adapters that it is for. Repeatable.")
     ] = None,
+    rater: Annotated[
+        list[str] | None, typer.Option("--rater", help="The only raters that it gives feedback for. Repeatable.")
+    ] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="Requests a second.", show_default=False)] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="After 90d, 12h, ...", show_default=False)] = None,
     url: Url = None,
@@ -31,7 +34,9 @@ def create(
 ) -> None:
     """Make a key. Its token is printed once and kept nowhere."""
     with connect(url, api_key) as client:
-        made = client.create_key(name, scope, adapters=adapter or None, rate=rate, days=_days(expires))
+        made = client.create_key(
+            name, scope, adapters=adapter or None, rate=rate, days=_days(expires), raters=rater or None
+        )
     if json:
         output.print_json(made)
         return

@@ -1,0 +1,103 @@
+"""Feedback on its way in: joined with the answer that it judges, checked, redacted, and handed to the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from registry.errors import BadInput, InteractionUnknown, ShoalError, VersionUnknown
+from registry.feedback import Kept, join
+from registry.records import Feedback, Interaction
+from registry.registry import Registry
+from service.auth import Caller
+from service.recording_rules import RecordingRules
+from service.redaction import Redaction
+
+Fields = dict[str, Any]
+
+
+class Intake:
+    """Takes the fields of feedback (``service/feedback_body.py``). Blocks on Redis: for threads, and safe for them."""
+
+    def __init__(self, registry: Registry, rules: RecordingRules, redaction: Redaction) -> None:
+        self._registry = registry
+        self._rules = rules
+        self._redaction = redaction
+
+    def take(self, items: Sequence[Fields], who: Caller | None = None) -> list[Kept]:
+        """Keep all of it, for adapters that ``who`` may rate. On an error nothing was kept: AdapterUnknown,
+        InteractionUnknown, Forbidden, BadInput, FeedbackConflict, RedactionFailed; RegistryDown."""
+        records: list[Feedback] = []
+        for found in self._records(items, who):
+            if isinstance(found, ShoalError):
+                raise found
+            records.append(found)
+        if (
+            len({record.adapter for record in records}) > 1
+        ):  # one step stores those of one adapter: the others are looked at first
+            self._check_there(records)
+        return self._registry.feedback.add_many(records, there=True)
+
+    def take_each(self, items: Sequence[Fields], who: Caller | None = None) -> list[Kept | ShoalError]:
+        """Keep what can be kept; for each of the others the error. RegistryDown: for none it is known."""
+        found = self._records(items, who)
+        kept = iter(self._registry.feedback.add_each([one for one in found if isinstance(one, Feedback)], there=True))
+        return [next(kept) if isinstance(one, Feedback) else one for one in found]
+
+    def redacted(self, items: Sequence[Fields]) -> list[Fields]:
+        """Feedback as it may wait on disk: whose answer it judges may not be known now, so that it passes the hooks of every
+        policy, or, where none was ever read, every hook there is. ``RedactionFailed``."""
+        every = self._rules.redactors
+        names = self._redaction.installed if every is None else every
+        return [self._redaction.fields(item, names) for item in items]
+
+    def _records(self, items: Sequence[Fields], who: Caller | None) -> list[Feedback | ShoalError]:
+        self._rules.refresh()
+        asked = {item["request_id"] for item in items if "request_id" in item}  # a set: one question a request
+        recorded = self._registry.interactions.get_many(asked)
+        found: list[Feedback | ShoalError] = []
+        for item in items:
+            try:
+                record = self._record(item, recorded)
+                if who is not None:
+                    who.need_adapter(record.adapter)
+                found.append(record)
+            except ShoalError as error:
+                if error.status == 503:
+                    raise
+                found.append(error)
+        return found
+
+    def _record(self, item: Fields, recorded: dict[str, Interaction]) -> Feedback:
+        try:
+            if (request_id := item.get("request_id")) is None:
+                return Feedback(**self._passed(item, item["adapter"]))
+            if (interaction := recorded.get(request_id)) is None:
+                if "adapter" in item and ("prompt" in item or "messages" in item):  # it stands here, too
+                    return Feedback(**self._passed(item, item["adapter"]))
+                raise InteractionUnknown(request_id)
+            if item.get("adapter", interaction.adapter) != interaction.adapter:
+                raise BadInput(
+                    f"Request '{request_id}' was answered by '{interaction.adapter}', not '{item['adapter']}'.",
+                    field="adapter",
+                )
+            return join(self._passed(item, interaction.adapter), interaction)
+        except ValidationError as error:
+            # Not the error itself: pydantic repeats what was sent, and prompts belong in no log and no message.
+            wrong = "; ".join(
+                f"'{'.'.join(map(str, one['loc']))}': {one['msg']}" for one in error.errors(include_input=False)
+            )
+            raise BadInput(f"The feedback is not usable: {wrong}") from None
+
+    def _passed(self, item: Fields, adapter: str) -> Fields:
+        rule = self._rules.of(adapter)
+        return self._redaction.fields(item, () if rule.redact is None else (rule.redact,))
+
+    def _check_there(self, records: Sequence[Feedback]) -> None:
+        """``AdapterUnknown``, ``VersionUnknown``."""
+        counts = {name: self._registry.adapter(name).versions for name in {record.adapter for record in records}}
+        for record in records:
+            if record.version is not None and record.version > counts[record.adapter]:
+                raise VersionUnknown(record.adapter, record.version)
