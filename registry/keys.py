@@ -24,6 +24,8 @@ key (after the namespace)              type    holds
 ``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / the wish's number
                                        hash
 ``{:wanted}:asked``                    string  how many wishes there were: the number of the last one
+``{:workers}:until`` / ``:records``    zset /  worker id -> the second its record ends / a Worker as JSON
+                                       hash
 ``{:artifacts}:arriving``              zset    digest -> the second it was announced, before its bytes were put
 ``{:artifacts}:condemned``             zset    digest -> the second until which garbage collection may delete it
 ``{:keys}:records`` / ``:revision`` /  hash /  API keys: id -> an ApiKey as JSON / one more for every change /
@@ -106,7 +108,7 @@ class Keys:
         return f"{self.namespace}:interaction:{{{request_id}}}"
 
     def until(self, table: str) -> str:
-        """The ends of the records of a table that expire one by one: ``replicas`` or ``wanted``."""
+        """The ends of the records of a table that expire one by one: ``replicas``, ``wanted`` or ``workers``."""
         return f"{self.namespace}:{{:{table}}}:until"
 
     def records(self, table: str) -> str:

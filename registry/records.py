@@ -478,3 +478,33 @@ class Replica(Record):
     heard: dict[str, int] = Field(default_factory=dict)
     revisions: dict[str, int] = Field(default_factory=dict)
     schema_number: int = SCHEMA
+
+
+WorkerKind = Literal["control", "score", "beat"]
+
+
+class Worker(Record):
+    """A worker process that is alive and what it is doing. Its record expires by itself.
+
+    ``began``: since when it has been at this ``slice`` of this ``step``. ``done``: slices scored, or moves made, since it
+    started; ``seconds_each``: their mean. ``trouble``: why it cannot work (the base cannot be loaded), found ``tries`` times
+    in a row.
+    A field that is not known here comes from a newer worker.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    kind: WorkerKind
+    host: str
+    pid: int
+    since: datetime
+    at: datetime
+    run: str | None = None
+    step: str = ""
+    slice: int | None = None
+    began: datetime | None = None
+    done: int = 0
+    seconds_each: float | None = None
+    trouble: str = ""
+    tries: int = 0
+    schema_number: int = SCHEMA

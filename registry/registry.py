@@ -30,6 +30,7 @@ from registry.settings import RegistrySettings
 from registry.store import Store
 from registry.stores.redis import RedisStore
 from registry.text import plain
+from registry.workers import Workers
 
 if TYPE_CHECKING:
     from registry.runs import Runs
@@ -55,6 +56,7 @@ class Registry(Moves):
         replicas: Replicas,
         guard: Guard,
         runs: Runs,
+        workers: Workers,
         api_keys: ApiKeys,
         redis: RegistryRedis,
         settings: RegistrySettings,
@@ -67,6 +69,7 @@ class Registry(Moves):
         self.replicas = replicas
         self.guard = guard
         self.runs = runs
+        self.workers = workers
         self.api_keys = api_keys
         self.redis = redis
         self.settings = settings
@@ -95,6 +98,7 @@ class Registry(Moves):
             replicas=replicas,
             guard=Guard(client, keys, store, replicas),
             runs=Runs(client, keys),
+            workers=Workers(client, keys),
             api_keys=ApiKeys(client, keys),
             redis=client,
             settings=settings,

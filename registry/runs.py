@@ -114,6 +114,10 @@ class Runs:
         self._redis.set(key, at, nx=True, ex=KEEP_SECONDS)
         return at - float(cast("str | None", self._redis.get(key)) or at)
 
+    def steady(self, run_id: str, revision: int) -> None:
+        """Says that it can."""
+        self._redis.delete(self._key(run_id, "stumbled", str(revision)))
+
     def cancel(self, run_id: str, *, outcome: str) -> Run:
         """End a going run; one that ended stays as it ended."""
         while True:

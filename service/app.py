@@ -21,7 +21,20 @@ from registry import logs
 from registry.errors import RecordNewer, RegistryDown, RegistryWentBack
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from service.api import adapters, artifacts, feedback, figures, imports, keys, pins, policy, runs, snapshots, status
+from service.api import (
+    adapters,
+    artifacts,
+    feedback,
+    figures,
+    imports,
+    keys,
+    pins,
+    policy,
+    runs,
+    snapshots,
+    status,
+    workers,
+)
 from service.api.errors import add_error_handlers, add_unknown_routes
 from service.api.parts import Parts
 from service.auth import Auth
@@ -157,7 +170,7 @@ def make_app() -> FastAPI:
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
     app.state.drain, app.state.gatekeeper = Drain(), Gatekeeper()
     add_error_handlers(app)
-    for noun in (adapters, artifacts, imports, pins, policy, feedback, figures, runs, snapshots, keys, status):
+    for noun in (adapters, artifacts, imports, pins, policy, feedback, figures, runs, snapshots, keys, status, workers):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)

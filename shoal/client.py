@@ -234,6 +234,10 @@ class Client:
         """What a run was on: filter, seed, counts, and the items of both halves."""
         return self._call("GET", f"/api/snapshots/{quote(digest, safe='')}")
 
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that are alive, by kind and age; each as ``registry.records.Worker``."""
+        return list(self._call("GET", "/api/workers")["workers"])
+
     def run_events(self, run_id: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[dict[str, Any]]:
         """The run at every change until it ends, each state once, oldest first.
 

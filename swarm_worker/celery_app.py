@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init, setup_logging
+from celery.signals import beat_init, celeryd_init, setup_logging
 
 from registry import logs
 from registry.queues import TICK, celery_options
@@ -45,8 +45,15 @@ def _name(sender: str, instance: Any, **_: Any) -> None:
         instance.quiet = True  # its banner is written past everything, straight to the terminal
 
 
+def _appear(**_: Any) -> None:
+    from swarm_worker.tasks import presence  # knows this module
+
+    presence("beat")
+
+
 LOGS_ARE_JSON = logs.configure()
 if LOGS_ARE_JSON:
     setup_logging.connect(_celerys_logs_are_ours, weak=False)
 celeryd_init.connect(_name, weak=False)
+beat_init.connect(_appear, weak=False)
 app = build(RegistrySettings.load(), WorkerSettings.load())

@@ -24,6 +24,10 @@ from swarm_worker.run_trial import begin_trial, ended, share_now
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
+TRIES = 3
+"""How often a scoring worker must have failed to begin its work before it counts as one that cannot."""
+WORKING = ("growing", "searching", "confirming")
+"""The states in which a run waits for scoring workers."""
 CONFIRM = "confirm"
 GROW = "grow"
 MOST_SLICES = 16
@@ -69,9 +73,12 @@ class RunDriver:
 
     def look_after(self) -> None:
         """For every going run: send again what nobody took or a dead worker left, and move on what is complete."""
+        hopeless = self._hopeless()
         for run in self.registry.runs.going():
             try:
-                if (step := self._unfinished(run)) is not None:
+                if hopeless and run.status in WORKING:
+                    self._stumbled(run, hopeless)
+                elif (step := self._unfinished(run)) is not None:
                     self.send_due(run.id, step)
                 else:
                     self.advance(run.id)
@@ -79,12 +86,23 @@ class RunDriver:
                 raise
             except Exception as error:  # of one run; the others are looked after all the same
                 self._stumbled(run, f"{type(error).__name__}: {error}")
+            else:
+                if not hopeless:
+                    self.registry.runs.steady(run.id, run.revision)
 
     def send_due(self, run_id: str, step: str) -> None:
         """Put the messages of a step's slices on the queue: the first ones, those that come next, and those that got lost."""
-        seconds, limit = self.settings.slice_deadline, self.settings.slices_ahead
+        scorers = len(self.registry.workers.live("score"))
+        seconds, limit = self.settings.slice_deadline, max(self.settings.slices_ahead, 2 * scorers)
         for message in self.registry.runs.due(run_id, step, seconds=seconds, limit=limit):
             self.send_slice(message)
+
+    def _hopeless(self) -> str | None:
+        """Why no scoring worker can work, where none of those that are there can; without any a run waits for one."""
+        workers = self.registry.workers.live("score")
+        if not workers or not all(worker.tries >= TRIES for worker in workers):
+            return None
+        return "; ".join(sorted({f"{worker.host}: {worker.trouble}" for worker in workers}))
 
     def _stumbled(self, run: Run, why: str) -> None:
         """A run that cannot be moved on may be so in a minute; one that cannot for long ends, with the reason."""

@@ -31,6 +31,17 @@ class WorkerSettings(BaseSettings):
     report_patience: float = Field(
         default=120.0, ge=0, description="How long a scoring worker keeps a report that Redis is not there to take."
     )
+    stall_seconds: float = Field(
+        default=900.0, gt=0, description="How long a scoring worker may be at one position until it is ended as stuck."
+    )
+    control_deadline: float = Field(
+        default=300.0, gt=0, description="How long a control worker may be at one move until it is ended as stuck."
+    )
+    trouble_pause: float = Field(
+        default=5.0,
+        ge=0,
+        description="How long a scoring worker whose base cannot be loaded waits until it tries again.",
+    )
     stuck_seconds: float = Field(
         default=300.0, gt=0, description="How long a run may meet the same trouble until it ends as failed."
     )

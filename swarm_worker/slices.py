@@ -34,6 +34,7 @@ from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 from swarm_worker.trainer import train
 from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
+from swarm_worker.watchdog import Watchdog
 
 log = logging.getLogger("shoal.slices")
 MOST_CLAIMS = 5
@@ -65,6 +66,7 @@ class SliceScorer:
         self.settings = settings
         self.engine = engine
         self.at_once = at_once
+        self.watchdog = Watchdog(settings.stall_seconds)
         self._scenes: OrderedDict[str, Scene] = OrderedDict()  # the one that was entered last is the last
 
     def score(self, run_id: str, step: str, index: int, work: dict[str, Any]) -> int | None:
@@ -120,6 +122,7 @@ class SliceScorer:
         for start in range(0, len(moves), self.at_once):
             if not hold.goes_on():
                 return None
+            self.watchdog.progress()
             found += self._scored(scene, moves[start : start + self.at_once])
         return found
 
@@ -173,7 +176,7 @@ class SliceScorer:
         # The confirmation reads the experts' files again: they stay in this machine's cache as long as the scene does.
         runs = [run, *(scene.run for scene in self._scenes.values())]
         self.registry.artifacts.keep({digest for each in runs for digest in _digests(each)})
-        experts = [self.registry.artifacts.fetch(expert.digest) for expert in run.experts]
+        experts = [self._fetched(expert.digest) for expert in run.experts]
         self.engine.set_experts(experts)
         champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
         lesson = lesson_of(run, snapshot.search)
@@ -181,6 +184,10 @@ class SliceScorer:
         confirm_items = [item for item in snapshot.confirm if self._usable(item)]
         reference = reference_of(UTILITIES[run.spec.utility], self.engine, champion, items)
         return Scene(run, experts, items, confirm_items, champion, reference)
+
+    def _fetched(self, digest: str) -> Path:
+        self.watchdog.progress()
+        return self.registry.artifacts.fetch(digest)
 
     def _snapshot(self, run: Run) -> Snapshot:
         if run.snapshot is None:

@@ -5,21 +5,33 @@ Every task may be delivered twice, late, or to two workers at once.
 
 from __future__ import annotations
 
+import atexit
 import functools
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
+from celery.signals import worker_ready
 from celery.utils.log import get_task_logger
 
 from registry import logs
-from registry.queues import ADVANCE, SCORE_SLICE, TICK
+from registry.connection import connect
+from registry.keys import Keys
+from registry.queues import ADVANCE, CONTROL, SCORE, SCORE_SLICE, TICK
+from registry.records import WorkerKind
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from registry.workers import Workers
 from swarm_worker.canary import tend_trials
 from swarm_worker.celery_app import app
 from swarm_worker.policy import start_due_runs
+from swarm_worker.presence import Presence
 from swarm_worker.run import RunDriver
 from swarm_worker.run_log import tell_move
 from swarm_worker.settings import WorkerSettings
+from swarm_worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from swarm_worker.slices import SliceScorer
 
 log = get_task_logger("shoal")
 
@@ -44,32 +56,81 @@ def _refused() -> dict[str, tuple[int, int]]:
     return {}
 
 
+@functools.cache
+def presence(kind: WorkerKind) -> Presence:
+    """What this process tells of itself as a worker of this kind, from the first call on."""
+    settings = RegistrySettings.load()
+    told = Presence(kind, Workers(connect(settings.redis_url), Keys(settings.namespace)))
+    told.start()
+    atexit.register(told.stop)
+    return told
+
+
+def _appear(sender: Any, **_: Any) -> None:
+    kinds: dict[str, WorkerKind] = {CONTROL: "control", SCORE: "score"}
+    for queue in sender.app.amqp.queues.consume_from:
+        if queue in kinds:
+            presence(kinds[queue])
+
+
+worker_ready.connect(_appear, weak=False)
+
+
 @app.task(name=ADVANCE)
 def advance(run_id: str) -> None:
     """Move a run on, as far as it can go now."""
-    with logs.bound(run=run_id):
+    began, watchdog = time.monotonic(), Watchdog(driver().settings.control_deadline)
+    with logs.bound(run=run_id), presence("control").doing(run_id), watchdog.watching():
         driver().advance(run_id)
+    presence("control").did(time.monotonic() - began)
 
 
 @app.task(name=SCORE_SLICE)
 def score_slice(run: str, step: str, index: int, work: dict[str, Any]) -> None:
     """Score one slice of a step and report it; the last one to report moves the run on, the others call the next slice."""
-    from swarm_worker.slices import scorer  # torch loads here, in scoring workers only
-
     with logs.bound(run=run, step=step, slice=index):
-        missing = scorer(driver().registry, driver().settings).score(run, step, index, work)
+        worker = _scorer()
+        if worker is None:  # this one cannot, another may
+            app.send_task(SCORE_SLICE, kwargs={"run": run, "step": step, "index": index, "work": work})
+            time.sleep(driver().settings.trouble_pause)
+            return
+        with presence("score").doing(run, step=step, index=index), worker.watchdog.watching():
+            began = time.monotonic()
+            missing = worker.score(run, step, index, work)
+        if missing is None:
+            return
+        presence("score").did(time.monotonic() - began)
         if missing == 0:
             app.send_task(ADVANCE, args=[run])
-        elif missing is not None:
+        else:
             driver().send_due(run, step)
+
+
+def _scorer() -> SliceScorer | None:
+    """This process's scorer; None where its base cannot be loaded, which is said where all can read it."""
+    from swarm_worker.slices import scorer  # torch loads here, in scoring workers only
+
+    try:
+        found = scorer(driver().registry, driver().settings)
+    except Exception as error:
+        log.exception("the base cannot be loaded")
+        presence("score").troubled(f"The base cannot be loaded: {type(error).__name__}: {error}")
+        return None
+    presence("score").well()
+    return found
 
 
 @app.task(name=TICK)
 def tick() -> None:
     """Look after the trials and the runs that are going, and start those that are due."""
-    for told in tend_trials(driver().registry):
-        log.info("%s", told)
-    driver().look_after()
+    with Watchdog(driver().settings.control_deadline).watching():
+        for told in tend_trials(driver().registry):
+            log.info("%s", told)
+        driver().look_after()
+        _start_due()
+
+
+def _start_due() -> None:
     for run in start_due_runs(driver().registry, driver().settings, _refused()):
         log.info("run %s of %s starts by itself: %s", run.id, run.spec.adapter, run.spec.reason)
         app.send_task(ADVANCE, args=[run.id])

@@ -21,6 +21,7 @@ from shoal.cli import (
     serve,
     snapshot,
     transfer,
+    workers,
 )
 
 SERVE, ADAPTERS, RUNS, MORE = "Serve", "Adapters", "Feedback and runs", "More"
@@ -64,6 +65,7 @@ def build() -> typer.Typer:
     app.command("adapt", rich_help_panel=RUNS)(runs.adapt)
     app.add_typer(runs.app, name="runs", rich_help_panel=RUNS)
     app.add_typer(snapshot.app, name="snapshot", rich_help_panel=RUNS)
+    app.command("workers", rich_help_panel=RUNS)(workers.workers)
     taken = {command.name or "" for command in app.registered_commands} | {
         group.name or "" for group in app.registered_groups
     }

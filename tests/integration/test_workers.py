@@ -1,0 +1,141 @@
+"""Who does what: what workers tell of themselves, what keeps one from working, and what becomes of one that stands still."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from registry.adaptation import begin
+from registry.records import RunSpec, Worker, now
+from registry.registry import Registry
+from registry.settings import RegistrySettings
+from registry.workers import Workers
+from swarm_worker.presence import Presence
+from swarm_worker.run import TRIES, RunDriver
+from tests.served_app import serving
+from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
+
+__all__ = ["engine", "workshop"]  # fixtures
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def worker(identity: str, **fields: object) -> Worker:
+    return Worker.model_validate(
+        {"id": identity, "kind": "score", "host": "here", "pid": 7, "since": now(), "at": now()} | fields
+    )
+
+
+def test_a_worker_is_listed_while_it_beats(registry: Registry) -> None:
+    """By kind; a silent one's record ends by itself, and one that says goodbye is gone at once."""
+    registry.workers.beat(worker("silent"), ttl=0.05)
+    registry.workers.beat(worker("c", kind="control"))
+    registry.workers.beat(worker("a"))
+    registry.workers.beat(worker("b"))
+    registry.workers.gone("b")
+    while "silent" in (listed := [each.id for each in registry.workers.live()]):
+        time.sleep(0.01)
+    assert listed == ["c", "a"]
+    assert [each.id for each in registry.workers.live("score")] == ["a"]
+
+
+def test_a_newer_workers_record_is_read(registry: Registry) -> None:
+    """In the middle of an upgrade one worker may say more than another knows of."""
+    assert Worker.model_validate(worker("a").model_dump() | {"gpu": 3}).id == "a"
+
+
+def test_presence_tells_what_the_process_is_at(registry: Registry) -> None:
+    """The slice at hand while it is being scored, how many were, how long they took; and it leaves when the process does."""
+    presence = Presence("score", registry.workers, every=0.01)
+    presence.start()
+    with presence.doing("run-1", step="search-3", index=4):
+        told = until_told(registry.workers, run="run-1")
+        assert (told.kind, told.step, told.slice) == ("score", "search-3", 4)
+        assert told.began is not None
+    presence.did(2.0)
+    presence.did(4.0)
+    told = until_told(registry.workers, run=None, done=2)
+    assert told.seconds_each == 3.0
+    presence.stop()
+    assert registry.workers.live() == []
+
+
+def until_told(workers: Workers, **fields: object) -> Worker:
+    until = time.monotonic() + 10
+    while True:
+        for each in workers.live():
+            if all(getattr(each, name) == value for name, value in fields.items()):
+                return each
+        assert time.monotonic() < until, workers.live()
+        time.sleep(0.01)
+
+
+def test_a_base_that_no_worker_can_load_ends_the_run_with_the_reason(workshop: Workshop) -> None:
+    """As long as one worker might, the run waits; where all have tried again and again, it has failed and says why."""
+    give_feedback(workshop, 120)
+    run = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    workshop.driver.advance(run.id)
+    settings = workshop.driver.settings.model_copy(update={"stuck_seconds": 1e-9})
+    driver = RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None)
+    workers = workshop.registry.workers
+    workers.beat(worker("bad", trouble="no such folder: /base", tries=TRIES))
+    workers.beat(worker("good"))
+    for _ in range(2):
+        driver.look_after()
+    assert workshop.registry.runs.get(run.id).going
+    workers.gone("good")
+    for _ in range(2):
+        driver.look_after()
+    ended = workshop.registry.runs.get(run.id)
+    assert ended.status == "failed"
+    assert "here: no such folder: /base" in ended.outcome
+
+
+def test_a_run_waits_for_workers_that_are_not_there(workshop: Workshop) -> None:
+    """Nobody to score is no failure: somebody may be starting."""
+    give_feedback(workshop, 120)
+    run = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    settings = workshop.driver.settings.model_copy(update={"stuck_seconds": 1e-9})
+    driver = RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None)
+    for _ in range(3):
+        driver.look_after()
+    assert workshop.registry.runs.get(run.id).status == "searching"
+
+
+async def test_the_api_lists_workers(registry_settings: RegistrySettings, registry: Registry, tmp_path: Path) -> None:
+    """Each as it told of itself."""
+    registry.workers.beat(worker("a", done=3, seconds_each=0.5))
+    async with serving(registry_settings, tmp_path) as client:
+        (told,) = (await client.get("/api/workers")).json()["workers"]
+    assert (told["id"], told["kind"], told["done"], told["run"]) == ("a", "score", 3, None)
+
+
+@pytest.mark.parametrize("work", ["time.sleep(60)", "re.match('(a+)+b', 'a' * 60)"])
+def test_a_process_that_stands_still_ends_and_says_where(work: str) -> None:
+    """Waiting for ever, or busy for ever with the interpreter locked: it is ended, and its last words name the line."""
+    script = (
+        f"import re, time\nfrom swarm_worker.watchdog import Watchdog\nwith Watchdog(0.5).watching():\n    {work}\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+    assert "line 4 in <module>" in ended.stderr
+
+
+def test_a_process_that_makes_progress_is_left_alone() -> None:
+    """Longer than the deadline, step by step; and after the work the timer is off."""
+    script = """
+import time
+from swarm_worker.watchdog import Watchdog
+watchdog = Watchdog(3.0)
+watchdog.progress()
+with watchdog.watching():
+    for _ in range(8):
+        time.sleep(0.5)
+        watchdog.progress()
+time.sleep(3.5)
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
