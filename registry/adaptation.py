@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from registry.errors import ArtifactMissing, BadInput, Conflict, SnapshotUnknown, TooLittleFeedback
-from registry.grow import growth
+from registry.grow import beyond, growth
 from registry.peft_bytes import parts_of
 from registry.records import ExpertRef, Run, RunSpec, Snapshot, SnapshotRef, Version, now
 from registry.snapshot_filter import FEWEST
@@ -37,7 +37,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
     champion = registry.version(spec.adapter, adapter.rollout.champion)
     policy, _ = registry.policy(spec.adapter)
     spec = spec.filled(policy.run)
-    experts = _experts(registry, spec)
+    experts = _experts(registry, spec, champion)
     _can_grow(registry, spec)
     seen = _seen(registry, spec)
     snapshot = frozen_for(registry, spec)
@@ -106,10 +106,13 @@ def stored_snapshot(registry: Registry, name: str) -> Snapshot:
         raise SnapshotUnknown(name) from no_snapshot
 
 
-def _experts(registry: Registry, spec: RunSpec) -> list[Version]:
-    """The versions that the search starts from: those asked for, else every import that is not retired."""
+def _experts(registry: Registry, spec: RunSpec, champion: Version) -> list[Version]:
+    """The versions that the search starts from: those asked for, else every import that is not retired, and the champion
+    where it lies beyond their hull: a search that cannot reach it has little chance to better it."""
     if spec.experts is None:
         found = _imports(registry, spec.adapter)
+        if spec.space == "delta" and beyond(champion, found):
+            found.append(champion)
     else:
         found = [registry.version(spec.adapter, number) for number in dict.fromkeys(spec.experts)]
     if len(found) < 2:

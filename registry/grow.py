@@ -17,7 +17,7 @@ from registry.canonical import canonical
 from registry.record import Record
 
 if TYPE_CHECKING:
-    from registry.records import Run, SnapshotItem
+    from registry.records import Run, SnapshotItem, Version
 
 RANK = 8
 """Of a fresh adapter, or the service's highest where that is less."""
@@ -41,7 +41,7 @@ class Grow(Record):
     after: int = Field(default=2, ge=1, le=50)
     start: Literal["champion", "base"] = "champion"
     share: float = Field(default=0.5, gt=0, lt=1)
-    steps: int = Field(default=100, ge=1, le=10_000)
+    steps: int = Field(default=60, ge=1, le=10_000)
     rate: float = Field(default=1e-3, gt=0, le=1)
     batch: int = Field(default=16, ge=1, le=1024)
     rank: int | None = Field(default=None, ge=1, le=512)
@@ -97,3 +97,12 @@ def taught(items: Sequence[SnapshotItem], share: float, seed: int) -> frozenset[
         key=lambda digest: (hashlib.sha256(canonical({"taught": digest, "seed": seed})).digest(), digest),
     )
     return frozenset(usable[: round(share * len(usable))])
+
+
+def beyond(champion: Version, experts: Iterable[Version]) -> bool:
+    """Whether no mix of the experts is the champion, as far as its lineage says: it is none of them, and was trained, or mixed
+    from another one."""
+    held = {expert.digest for expert in experts}
+    if champion.digest in held:
+        return False
+    return champion.lineage is None or any(expert.digest not in held for expert in champion.lineage.experts)

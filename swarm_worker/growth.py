@@ -1,13 +1,15 @@
-"""What a run does with the expert that it trained: register it with how it was trained, and let it join the hull."""
+"""What a run does with the expert that it trained: register it with how it was trained, let it join the hull, and score
+nobody on what it was taught."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from registry.errors import VersionUnknown
 from registry.grow import taught
-from registry.records import ExpertRef, Run, SnapshotItem, Training
+from registry.records import ExpertRef, Run, Training
 from registry.registry import Registry
+from registry.snapshots import read
 
 
 def joined(registry: Registry, run: Run, report: dict[str, Any]) -> Run:
@@ -65,11 +67,30 @@ def seed_of(run: Run) -> int:
     return run.spec.seed if run.spec.grow.seed is None else run.spec.grow.seed
 
 
-def lesson_of(run: Run, search: Sequence[SnapshotItem]) -> frozenset[str]:
-    """The digests of the search items that the run's own expert was trained on: no position is scored on them."""
-    if run.growth is None or run.growth.version is None:
-        return frozenset()
-    return taught(search, run.spec.grow.share, seed_of(run))
+def lessons(registry: Registry, run: Run) -> frozenset[str]:
+    """The digests of all items that an expert of the run was taught, itself or what it is made of: none of them scores or
+    confirms a position, as it would show what was repeated and not what was learned.
+
+    The champion's own lessons are not among them: it is what positions are compared with, and knows them as well.
+    """
+    found: set[str] = set()
+    opened = {run.champion.version} if run.champion else set()
+    waiting = list(run.experts)
+    while waiting:
+        expert = waiting.pop()
+        if expert.version in opened:
+            continue
+        opened.add(expert.version)
+        try:
+            version = registry.version(run.spec.adapter, expert.version)
+        except VersionUnknown:
+            continue  # the base as an expert of a mix, or one of another line: nobody here trained it
+        if (training := version.training) is not None:
+            snapshot = read(registry.artifacts.get_json, training.snapshot)
+            found |= taught(snapshot.search, training.share, training.seed)
+            waiting += [training.start] if training.start else []
+        waiting += version.lineage.experts if version.lineage else ()
+    return frozenset(found)
 
 
 def scored_items(run: Run) -> int:

@@ -25,14 +25,14 @@ from registry.registry import Registry
 from registry.snapshots import read
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.environment import here
-from swarm_worker.growth import lesson_of
+from swarm_worker.growth import lessons
 from swarm_worker.hold import Hold
 from swarm_worker.materialise import materialise
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
-from swarm_worker.trainer import train
+from swarm_worker.trainer import Unwanted, train
 from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
 from swarm_worker.watchdog import Watchdog
 
@@ -96,7 +96,7 @@ class SliceScorer:
             return {"error": why or f"{MOST_CLAIMS} workers that were at it died"}
         try:
             if "grow" in work:
-                return self._grow(hold.run_id)
+                return self._grow(hold)
             scene = self._enter(hold.run_id)
             if "moves" not in work:
                 return self._confirm(scene, tuple(work["coefficients"]))
@@ -111,10 +111,14 @@ class SliceScorer:
             hold.put_back(f"{type(error).__name__}: {error}")
             return None
 
-    def _grow(self, run_id: str) -> dict[str, Any]:
-        """Train the run's own expert. Of the snapshot its search half alone is handed on."""
-        run = self.registry.runs.get(run_id)
-        return train(self.registry, run, self._snapshot(run).search, self._usable)
+    def _grow(self, hold: Hold) -> dict[str, Any] | None:
+        """Train the run's own expert; None as soon as nobody wants it any more. Of the snapshot its search half alone is
+        handed on."""
+        run = self.registry.runs.get(hold.run_id)
+        try:
+            return train(self.registry, run, self._snapshot(run).search, self._usable, goes_on=hold.goes_on)
+        except Unwanted:
+            return None
 
     def _outcomes(self, hold: Hold, scene: Scene, moves: list[Move]) -> list[Outcome] | None:
         """Of each position, in order; None as soon as nobody wants them any more."""
@@ -179,9 +183,9 @@ class SliceScorer:
         experts = [self._fetched(expert.digest) for expert in run.experts]
         self.engine.set_experts(experts)
         champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
-        lesson = lesson_of(run, snapshot.search)
+        lesson = lessons(self.registry, run)
         items = [rated(item) for item in snapshot.search if item.digest not in lesson and self._usable(item)]
-        confirm_items = [item for item in snapshot.confirm if self._usable(item)]
+        confirm_items = [item for item in snapshot.confirm if item.digest not in lesson and self._usable(item)]
         reference = reference_of(UTILITIES[run.spec.utility], self.engine, champion, items)
         return Scene(run, experts, items, confirm_items, champion, reference)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.errors import BadInput, RegistryDown
+from registry.errors import BadInput
 from registry.grow import FEWEST_TAUGHT, RANK, taught
 from registry.records import Run, SnapshotItem
 from registry.registry import Registry
@@ -19,18 +19,24 @@ from swarm_worker.growth import seed_of
 from swarm_worker.utilities import UTILITIES
 
 
-class RunOver(RuntimeError):
-    """The run ended while its expert was being trained: nobody waits for it any more."""
+class Unwanted(RuntimeError):
+    """Nobody waits for the expert any more: its run ended, or another worker trains it."""
 
 
 def train(
-    registry: Registry, run: Run, search: Sequence[SnapshotItem], usable: Callable[[SnapshotItem], bool]
+    registry: Registry,
+    run: Run,
+    search: Sequence[SnapshotItem],
+    usable: Callable[[SnapshotItem], bool],
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Train, inspect and store the expert that the run's ``grow`` asks for; the report of it.
 
     ``search``: the search half of the run's snapshot, and all that is read of it; ``usable``: whether the base can read an
-    item. The same run and snapshot give the same bytes on the same type of machine. ``BadInput`` for too few good answers,
-    ``ValueError`` for a training that diverges, ``AdapterRefused`` as for an upload, ``RunOver``.
+    item; ``goes_on``: asked before each step, whether the expert is still wanted. The same run and snapshot give the same
+    bytes on the same type of machine. ``BadInput`` for too few good answers, ``ValueError`` for a training that diverges,
+    ``AdapterRefused`` as for an upload, ``Unwanted``.
     """
     grow, champion = run.spec.grow, run.champion
     base, highest = registry.settings.base, registry.settings.max_lora_rank
@@ -43,6 +49,11 @@ def train(
             f"An expert is trained on {FEWEST_TAUGHT} items with a good answer or more, here are {len(items)}.",
             field="grow",
         )
+
+    def wanted() -> None:
+        if not goes_on():
+            raise Unwanted(f"run {run.id} does not need its expert any more")
+
     start = registry.artifacts.fetch(champion.digest)
     with tempfile.TemporaryDirectory(prefix="shoal-trained-") as scratch:
         folder = fine_tune(
@@ -58,7 +69,7 @@ def train(
             utility=UTILITIES[run.spec.utility],
             # What the champion says it was made for: the path of a base differs from worker to worker, bytes must not.
             base_model=read_expert(start).base_model,
-            on_step=lambda: _require_going(registry, run.id),
+            on_step=wanted,
         )
         artifact, facts = registry.keep(folder)
     return {
@@ -70,12 +81,3 @@ def train(
         "item_generations": grow.item_generations,
         "environment": here().model_dump(),
     }
-
-
-def _require_going(registry: Registry, run_id: str) -> None:
-    try:
-        run = registry.runs.get(run_id)
-    except RegistryDown:
-        return  # for a moment: the steps taken are not thrown away for it
-    if not run.going:
-        raise RunOver(f"the run ended: {run.status}")

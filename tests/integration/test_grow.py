@@ -17,10 +17,11 @@ from registry.snapshots import read
 from swarm_worker import slices, trainer
 from swarm_worker.environment import here
 from swarm_worker.fine_tuning import fine_tune
+from swarm_worker.growth import joined, lessons
 from swarm_worker.rebuild import rebuild
 from swarm_worker.rebuild_cli import told
 from swarm_worker.slices import SliceScorer
-from swarm_worker.trainer import RunOver, train
+from swarm_worker.trainer import train
 from swarm_worker.utilities import measure
 from tests.integration.test_runs import BOT, Workshop, engine, give_feedback, workshop
 from tests.registry_versions import RegistryVersions
@@ -157,13 +158,27 @@ def test_a_training_that_cannot_be_done_leaves_the_hull_as_it_was(workshop: Work
     assert run.item_generations == plain.item_generations
 
 
-def test_a_cancelled_run_stops_its_training(workshop: Workshop) -> None:
-    """Cancelled means that the next step is not taken, and nothing is stored."""
+def test_a_cancelled_run_stops_its_training(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled in the middle of it: the next step is not taken, nothing is stored or reported."""
     give_feedback(workshop, 200)
     registry, run = workshop.registry, begin(workshop.registry, spec(), by="test")
-    registry.runs.cancel(run.id, outcome="test")
-    with pytest.raises(RunOver, match="cancelled"):
-        train(registry, run, snapshot_of(workshop, run).search, lambda item: True)
+    workshop.driver.advance(run.id)
+    steps = []
+
+    def cancelled_after_two(*args, on_step, **how):
+        def step() -> None:
+            steps.append(len(steps))
+            if len(steps) == 3:
+                registry.runs.cancel(run.id, outcome="test")
+            on_step()
+
+        return fine_tune(*args, on_step=step, **how)
+
+    monkeypatch.setattr(trainer, "fine_tune", cancelled_after_two)
+    workshop.work()
+    assert steps == [0, 1, 2]
+    assert registry.runs.get(run.id).status == "cancelled"
+    assert registry.runs.reports(run.id, "grow") is None
     assert all(version.origin == "import" for version in registry.versions(BOT))
 
 
@@ -207,3 +222,40 @@ def test_what_could_not_join_is_refused_before_it_is_trained(workshop: Workshop,
         begin(workshop.registry, RunSpec(adapter=BOT, **{"grow": QUICK} | changes), by="test")
     assert refused.value.details["field"] == field
     assert workshop.registry.runs.list(BOT) == []
+
+
+def test_a_later_run_starts_from_a_trained_expert_on_items_that_it_was_not_taught(workshop: Workshop) -> None:
+    """Named as an expert, it is neither scored nor confirmed on its lesson, whichever half of the new snapshot that is in."""
+    give_feedback(workshop, 200)
+    registry = workshop.registry
+    first = workshop.finish(begin(registry, spec(promote=False), by="test"))
+    assert first.growth is not None
+    assert first.growth.version is not None
+    lesson = taught(snapshot_of(workshop, first).search, QUICK.share, 1)
+    asked = RunSpec(adapter=BOT, experts=(1, 2, first.growth.version), seed=2, max_generations=1)
+    second = begin(registry, asked, by="test")
+    scene = workshop.scorer._enter(second.id)
+    snapshot = snapshot_of(workshop, second)
+    used = {item.digest for item in scene.confirm}
+    assert used == {item.digest for item in snapshot.confirm} - lesson
+    assert len(used) < len(snapshot.confirm)
+    assert len(scene.search) == len({item.digest for item in snapshot.search} - lesson)
+    # The champion's own lesson is known to both sides of every comparison: nothing is left out for it.
+    as_champion = second.model_copy(update={"champion": second.experts[-1]})
+    assert lessons(registry, as_champion) == frozenset()
+
+
+def test_a_champion_beyond_the_hull_joins_the_next_run(workshop: Workshop) -> None:
+    """By default a run starts from every import; a champion that is no mix of them is one more expert."""
+    give_feedback(workshop, 200)
+    registry = workshop.registry
+    first = begin(registry, spec(), by="test")
+    imports = {version.version for version in registry.versions(BOT)}
+    assert {expert.version for expert in first.experts} == imports
+    report = train(registry, first, snapshot_of(workshop, first).search, lambda item: True)
+    grown = joined(registry, first, report | {"seconds": 0.0})
+    registry.runs.cancel(first.id, outcome="test")
+    assert grown.growth is not None
+    registry.promote(BOT, grown.growth.version or 0, by="test")
+    second = begin(registry, RunSpec(adapter=BOT), by="test")
+    assert {expert.version for expert in second.experts} == imports | {grown.growth.version}

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from registry.canonical import digest
-from registry.grow import Grow, Growth, growth, taught
+from registry.grow import Grow, Growth, beyond, growth, taught
 from registry.lineage import lineage_tree
-from registry.records import ExpertRef, Run, RunSpec, SnapshotItem, Training, Version
+from registry.records import ExpertRef, Lineage, Run, RunSpec, SnapshotItem, Training, Version
 from shoal.cli.lineage_graph import mermaid
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -134,3 +134,29 @@ def test_lineage_shows_what_a_trained_expert_was_trained_from() -> None:
     from_base = lineage_tree(held.__getitem__, 3)
     assert "experts" not in from_base
     assert from_base["training"]["start"] == "the base"
+
+
+def test_a_champion_lies_beyond_experts_that_it_was_not_mixed_from() -> None:
+    """One of them, or a mix of some of them, lies in their hull; a trained one, or a mix with another, does not."""
+    one, two, other = version(1), version(2), version(3, 1, trained=True)
+
+    def mix(*experts: Version) -> Version:
+        lineage = Lineage(
+            run_id="run-1",
+            experts=tuple(ExpertRef(version=e.version, digest=e.digest, name="e") for e in experts),
+            coefficients=(0.5,) * len(experts),
+            space="delta",
+            formula="...",
+            rank=8,
+            retained_energy=1.0,
+            optimizer="cma_es",
+            seed=0,
+            snapshot=digest("snapshot"),
+        )
+        return version(9).model_copy(update={"origin": "run", "lineage": lineage})
+
+    assert not beyond(one, [one, two])
+    assert not beyond(mix(one), [one, two])
+    assert beyond(other, [one, two])
+    assert beyond(mix(one, other), [one, two])
+    assert not beyond(mix(one, other), [one, two, other])
