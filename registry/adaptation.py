@@ -56,6 +56,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
         feedback_seen=seen,
         growth=growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version),
         gate=policy.gate,
+        guards=registry.suites.resolve(spec.adapter, policy.guards),
     )
     return registry.runs.create(run, after=after)
 

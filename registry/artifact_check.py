@@ -39,7 +39,7 @@ def check(registry: Registry) -> Check:
     """Reads every byte that a version, a lineage or a run names; the cache is not asked.
 
     A digest in a record that never was an artifact (of a feedback item, say) is not asked for: only what a version, its
-    lineage or a run's experts, champion and snapshot name. ``ArtifactsDown`` where the place does not answer.
+    lineage or a run's experts, guards, champion and snapshot name. ``ArtifactsDown`` where the place does not answer.
     """
     place = registry.artifacts.place
     there = {stored.digest for stored in place.listing()}
@@ -58,7 +58,7 @@ def _wanted(registry: Registry) -> dict[str, list[str]]:
     found = named(registry.redis, Keys(registry.settings.namespace))
     sure = {digest: by for digest, by in found.items() if any("@" in name for name in by)}
     for run in registry.runs.list(limit=10_000):
-        digests = [ref.digest for ref in (*run.experts, run.champion, run.snapshot) if ref is not None]
+        digests = [ref.digest for ref in (*run.experts, *run.guards, run.champion, run.snapshot) if ref is not None]
         for digest in digests:
             by = sure.setdefault(digest, [])
             if run.id not in by:

@@ -36,6 +36,7 @@ _PARTS = {
     "digests": "hash",
     "moves": "zset",
     "figures": "hash",
+    "guards": "hash",
     "feedback-slots": "hash",
     "feedback-superseded": "hash",
     "run": "string",

@@ -9,6 +9,7 @@
     |   |-- InteractionUnknown
     |   |-- RunUnknown
     |   |-- SnapshotUnknown
+    |   |-- SuiteUnknown
     |   `-- KeyUnknown
     |-- Conflict                   409
     |   |-- RolloutMoved           the caller saw an older revision
@@ -108,6 +109,18 @@ class SnapshotUnknown(NotFound):
     def __init__(self, digest: str) -> None:
         super().__init__(
             f"There is no snapshot '{digest[:80]}'. `shoal runs show ID` tells the one of a run.", digest=digest[:80]
+        )
+
+
+class SuiteUnknown(NotFound):
+    code = "suite_unknown"
+
+    def __init__(self, adapter: str, suite: str, known: list[str]) -> None:
+        there = f"There are {', '.join(known)}." if known else "There is none yet."
+        super().__init__(
+            f"'{adapter}' has no suite '{suite[:80]}'. {there} Add one: `shoal guard add {adapter} NAME FILE`.",
+            adapter=adapter,
+            suite=suite,
         )
 
 

@@ -14,6 +14,7 @@ key (after the namespace)              type    holds
 ``{name}:moves``                       zset    number of a move's event, 12 digits -> when, microseconds since 1970
 ``{name}:operation:ID``                string  what the operation was answered, an Answered as JSON; expires
 ``{name}:feedback``                    hash    feedback id -> sha256 of its content, a space, Feedback as JSON
+``{name}:guards``                      hash    a suite's name -> a SuiteRef as JSON
 ``{name}:figures``                     hash    VERSION:FIELD -> a sum (see ``registry/figures.py``)
 ``{name}:feedback-order``              zset    feedback id -> its place, 1 for the first
 ``{name}:feedback-slots``              hash    who said what kind of thing of which answer -> the feedback that stands
@@ -100,6 +101,9 @@ class Keys:
 
     def feedback_superseded(self, adapter: str) -> str:
         return self.of(adapter, "feedback-superseded")
+
+    def guards(self, adapter: str) -> str:
+        return self.of(adapter, "guards")
 
     def figures(self, adapter: str) -> str:
         return self.of(adapter, "figures")

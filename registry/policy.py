@@ -13,6 +13,7 @@ from registry.canary_policy import CanaryPolicy
 from registry.durations import Seconds
 from registry.errors import BadInput
 from registry.gate_policy import GatePolicy
+from registry.guard_policy import GuardPolicy
 from registry.quiet_hours import window, zone
 from registry.recording import RecordingPolicy
 from registry.records import SCHEMA, Record, RunOptions
@@ -26,8 +27,8 @@ class Policy(Record):
     ``adapt_after``: a run as soon as there are so many new feedback items, however short the last one is ago. When not:
     ``quiet_hours`` ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of
     ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``gate``: what a finalist must
-    show. ``promote``: whether a run may move the champion; if not, what it finds is registered and left to a person.
-    ``recording``: whether prompts and answers are kept.
+    show; ``guards``: what it may not lose. ``promote``: whether a run may move the champion; if not, what it finds is
+    registered and left to a person. ``recording``: whether prompts and answers are kept.
     """
 
     adapt: Literal["when_due", "never"] = "when_due"
@@ -39,6 +40,7 @@ class Policy(Record):
     time_zone: str = "UTC"
     run: RunOptions = RunOptions()
     gate: GatePolicy = GatePolicy()
+    guards: tuple[GuardPolicy, ...] = Field(default=(), max_length=20)
     promote: bool = True
     canary: CanaryPolicy = CanaryPolicy()
     recording: RecordingPolicy = RecordingPolicy()

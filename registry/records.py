@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from registry.durations import Seconds
 from registry.gate_policy import GatePolicy
 from registry.grow import Grow, Growth
+from registry.guard_policy import Guard
 from registry.ratings import Thumbs
 from registry.record import SCHEMA, Record
 from registry.snapshot_filter import SnapshotFilter
@@ -424,7 +425,7 @@ class RunSpec(RunOptions):
 class Run(Record):
     """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON.
 
-    ``gate``: what its finalist must show, as the adapter's policy said when the run began.
+    ``gate``, ``guards``: what its finalist must show and may not lose, as the adapter's policy said when the run began.
     """
 
     id: str
@@ -442,6 +443,7 @@ class Run(Record):
     feedback_seen: int = 0
     growth: Growth | None = None
     gate: GatePolicy = GatePolicy()
+    guards: tuple[Guard, ...] = ()
     generation: int = 0
     max_generations: int = 0
     item_generations: int = 0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from registry.api_keys import ApiKeys
 from registry.arrivals import Arrivals
@@ -17,12 +17,13 @@ from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady,
 from registry.feedback import FeedbackLog
 from registry.figures import Figures
 from registry.guard import Guard
+from registry.guard_suites import GuardSuites
 from registry.history import LiveAt, live_at
 from registry.inspection import AdapterFacts, inspect
 from registry.interactions import Interactions
 from registry.keys import Keys
 from registry.lineage import lineage_tree
-from registry.moves import ATTEMPTS, Moves
+from registry.moves import ATTEMPTS, How, Moves
 from registry.policy import Policy
 from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Origin, Rollout, Training, Version, now
 from registry.replicas import Readiness, Replicas
@@ -55,6 +56,7 @@ class Registry(Moves):
         interactions: Interactions,
         replicas: Replicas,
         guard: Guard,
+        suites: GuardSuites,
         runs: Runs,
         workers: Workers,
         api_keys: ApiKeys,
@@ -68,6 +70,7 @@ class Registry(Moves):
         self.interactions = interactions
         self.replicas = replicas
         self.guard = guard
+        self.suites = suites
         self.runs = runs
         self.workers = workers
         self.api_keys = api_keys
@@ -84,19 +87,21 @@ class Registry(Moves):
         keys = Keys(settings.namespace)
         client = connect(settings.redis_url)
         store, replicas = RedisStore(client, keys), Replicas(client, keys)
+        artifacts = ArtifactStore(
+            settings.artifacts_url,
+            settings.cache_dir,
+            cache_bytes=settings.cache_bytes,
+            announce=Arrivals(client, keys).announce,
+        )
         return cls(
             store,
-            ArtifactStore(
-                settings.artifacts_url,
-                settings.cache_dir,
-                cache_bytes=settings.cache_bytes,
-                announce=Arrivals(client, keys).announce,
-            ),
+            artifacts,
             feedback=FeedbackLog(client, keys),
             figures=Figures(client, keys),
             interactions=Interactions(client, keys, settings.interactions_days),
             replicas=replicas,
             guard=Guard(client, keys, store, replicas),
+            suites=GuardSuites(client, keys, artifacts, store),
             runs=Runs(client, keys),
             workers=Workers(client, keys),
             api_keys=ApiKeys(client, keys),
@@ -313,6 +318,11 @@ class Registry(Moves):
         sums = self.figures.sums(adapter, [number for number in (champion, version) if number is not None])
         how["details"] = {**(how.get("details") or {}), "sums": {str(number): of for number, of in sums.items()}}
         return super().start_canary(adapter, version, share, **how)
+
+    def set_policy(self, adapter: str, policy: Policy, **how: Unpack[How]) -> Rollout:
+        """As ``Moves.set_policy``; BadInput for a guard whose suite is not there, or cannot show its tolerance to be kept."""
+        self.suites.resolve(adapter, policy.guards)
+        return super().set_policy(adapter, policy, **how)
 
     def _make(self, *args: Any, **how: Any) -> Rollout:
         """Every move: none in a registry that went back."""

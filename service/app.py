@@ -26,6 +26,7 @@ from service.api import (
     artifacts,
     feedback,
     figures,
+    guards,
     imports,
     keys,
     pins,
@@ -170,7 +171,8 @@ def make_app() -> FastAPI:
     app = FastAPI(title="Shoal", version="0.1.0", docs_url="/docs", redoc_url=None)
     app.state.drain, app.state.gatekeeper = Drain(), Gatekeeper()
     add_error_handlers(app)
-    for noun in (adapters, artifacts, imports, pins, policy, feedback, figures, runs, snapshots, keys, status, workers):
+    moved = (adapters, artifacts, imports, pins, policy, guards)
+    for noun in (*moved, feedback, figures, runs, snapshots, keys, status, workers):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)

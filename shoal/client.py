@@ -139,6 +139,22 @@ class Client:
         """Replace the policy; a field that is left out gets its default. ``how`` as for ``promote``."""
         return self._call("PUT", _path(name, "policy"), json={"policy": policy, **how})
 
+    def guards(self, name: str) -> list[dict[str, Any]]:
+        """The suites of the adapter, by name; those that its policy makes guards of have a ``tolerance``."""
+        return self._listed("GET", _path(name, "guards"), "guards")
+
+    def put_guard(self, name: str, suite: str, items: dict[str, Any]) -> dict[str, Any]:
+        """Keep a suite (``registry.suites.Suite``) under this name: ``{"guard", "new"}``."""
+        return self._call("PUT", _path(name, "guards", suite), json={"suite": items}, timeout=MOVE_SECONDS)
+
+    def guard(self, name: str, suite: str) -> dict[str, Any]:
+        """``{"guard", "suite"}``, with its items."""
+        return self._call("GET", _path(name, "guards", suite))
+
+    def remove_guard(self, name: str, suite: str) -> dict[str, Any]:
+        """The name stands for nothing any more. Refused while the policy names it."""
+        return self._call("DELETE", _path(name, "guards", suite))
+
     def metrics(self, name: str) -> list[dict[str, Any]]:
         """What each version did: requests, errors, speed, ratings, and how a trial on the side compares."""
         return self._listed("GET", _path(name, "metrics"), "versions")

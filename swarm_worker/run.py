@@ -19,6 +19,7 @@ from swarm_worker import search
 from swarm_worker.formula import describe
 from swarm_worker.gate import Decision, decide
 from swarm_worker.growth import joined, scored_items
+from swarm_worker.guards import decide_guards, failed
 from swarm_worker.looks import looks_before
 from swarm_worker.run_trial import begin_trial, ended, share_now
 from swarm_worker.search import Move, Outcome
@@ -175,10 +176,20 @@ class RunDriver:
         look = 1 + looks_before(self.registry, run)
         decision = decide(report["before"], report["after"], seed=run.spec.seed, gate=run.gate, look=look)
         figures = decision.to_json() | {key: report[key] for key in ("measure", "accepted", "corrected", "seconds")}
+        guards = decide_guards(run.guards, report.get("guards", {}))
+        lost = failed(guards)
+        figures |= {"passed": decision.passed and not lost, "guards": [guard.to_json() for guard in guards]}
         run = run.model_copy(update={"decision": figures})
         if not decision.passed:
             self._end(run, "stopped", f"Nothing better was found. {decision.reason}")
             return
+        if lost:
+            self._end(run, "stopped", f"Better, and kept out by what it may not lose. {lost} {decision.reason}")
+            return
+        self._accept(run, report, decision)
+
+    def _accept(self, run: Run, report: dict[str, Any], decision: Decision) -> None:
+        """Register what passed, and promote it if it may be."""
         version = self._register(run, report, decision)
         if run.champion and version == run.champion.version:
             self._end(run, "stopped", "The search found the champion itself again.")

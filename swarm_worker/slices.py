@@ -26,6 +26,7 @@ from registry.snapshots import read
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.environment import here
 from swarm_worker.growth import lessons
+from swarm_worker.guards import score_suite
 from swarm_worker.hold import Hold
 from swarm_worker.materialise import materialise
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
@@ -140,7 +141,8 @@ class SliceScorer:
         return [Outcome.of(move, score.utility, score.error) for move, score in zip(moves, scores, strict=True)]
 
     def _confirm(self, scene: Scene, coefficients: tuple[float, ...]) -> dict[str, Any]:
-        """Cut the finalist to what is served, store it, and score it and the champion on the items the search never saw."""
+        """Cut the finalist to what is served, store it, and score it and the champion on the items the search never saw, and on
+        what it may not lose."""
         with tempfile.TemporaryDirectory(prefix="shoal-finalist-") as scratch:
             folder = Path(scratch) / "adapter"
             cut = materialise(
@@ -155,7 +157,12 @@ class SliceScorer:
         result = confirm(
             self.engine, scene.champion, delivered, scene.confirm, max_tokens=self.settings.max_answer_tokens
         )
+        guards = {
+            guard.digest: score_suite(self.engine, scene.champion, delivered, self.registry.suites.read(guard.digest))
+            for guard in scene.run.guards
+        }
         return result | {
+            "guards": guards,
             "digest": artifact.digest,
             "size": artifact.size,
             "rank": cut.rank,

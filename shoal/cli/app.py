@@ -9,6 +9,7 @@ from shoal.cli import (
     adapters,
     artifacts,
     feedback,
+    guard,
     history,
     keys,
     lineage,
@@ -57,6 +58,7 @@ def build() -> typer.Typer:
     app.command("unpin", rich_help_panel=ADAPTERS)(rollout.unpin)
     app.command("retire", rich_help_panel=ADAPTERS)(rollout.retire)
     app.add_typer(policy.app, name="policy", rich_help_panel=ADAPTERS)
+    app.add_typer(guard.app, name="guard", rich_help_panel=ADAPTERS)
     app.command("import", rich_help_panel=ADAPTERS)(transfer.import_)
     app.command("export", rich_help_panel=ADAPTERS)(transfer.export)
     app.add_typer(artifacts.app, name="artifacts", rich_help_panel=ADAPTERS)

@@ -35,6 +35,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/adapters/{name}/unpin": {"version": 2},
     "POST /api/adapters/{name}/retire": {"version": 2},
     "PUT /api/adapters/{name}/policy": {"policy": {}},
+    "PUT /api/adapters/{name}/guards/{suite}": {
+        "suite": {"kind": "refusal", "items": [{"prompt": "p", "refuse": True}]}
+    },
+    "DELETE /api/adapters/{name}/guards/{suite}": {},
     "POST /api/runs": {"adapter": BOT},
     "POST /api/runs/{run_id}/cancel": {},
     "POST /api/keys": {"name": "ci", "scopes": ["infer"]},
@@ -67,7 +71,7 @@ def archive(folder: Path) -> bytes:
 
 def ask(service: StubService, route: str, expert: Path) -> httpx.Response:
     method, _, path = route.partition(" ")
-    url = service.url + path.format(name=BOT, run_id="run1", key_id="0" * 12)
+    url = service.url + path.format(name=BOT, run_id="run1", key_id="0" * 12, suite="manners")
     if path.endswith("/versions"):
         return httpx.post(url, files={"archive": ("expert.tar.gz", archive(expert))}, timeout=30)
     body = {"source": f"file://{expert}"} if path.endswith("/import") else BODIES[route]

@@ -13,10 +13,15 @@ import pytest
 
 from registry.adaptation import begin
 from registry.errors import BadInput, RunGoing, RunUnknown, TooLittleFeedback
+from registry.gate_policy import GatePolicy
+from registry.guard_policy import GuardPolicy
 from registry.policy import Policy
 from registry.records import Run, RunSpec, now
+from registry.suites import Suite
+from starter.skills import items
 from swarm_worker.environment import here
 from swarm_worker.rebuild import rebuild
+from swarm_worker.scoring.engine import AdapterFolder, answers_of
 from tests.registry_versions import RegistryVersions
 from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
 
@@ -47,6 +52,41 @@ def test_a_run_delivers_a_better_version_with_its_lineage(workshop: Workshop, tm
     event = workshop.registry.history(BOT, limit=1)[0]
     assert (event.by, event.before, event.after) == (run.id, 1, version.version)
     assert run.item_generations == (8 * 10 + len(run.experts) + 1) * (run.snapshot.search if run.snapshot else 0)
+
+
+def test_a_better_version_that_loses_what_it_may_not_is_kept_out(workshop: Workshop) -> None:
+    """The guard is that the champion's own answers stay: the run says which guard fell by how much and on which items, and
+    registers nothing. With a tolerance for it the same search promotes, and its decision holds the guard's figures."""
+    give_feedback(workshop, 300)
+    registry = workshop.registry
+    prompts = [item.prompt for item in items("blend", "traffic", 60, seed=8)]
+    champion = AdapterFolder(registry.artifacts.fetch(registry.version(BOT, 1).digest))
+    answers = answers_of(
+        workshop.scorer.engine, champion, [[{"role": "user", "content": prompt}] for prompt in prompts], 24
+    )
+    asked = [
+        {"id": f"q{number}", "messages": [{"role": "user", "content": prompt}], "good": answer or "-"}
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    suite = Suite.read({"kind": "task", "utility": "exact_match", "max_tokens": 24, "items": asked})
+    registry.suites.put(BOT, "habits", suite, by="test")
+    registry.set_policy(BOT, Policy(guards=(GuardPolicy(suite="habits", tolerance=0.05),)), by="test")
+    spec = RunSpec(adapter=BOT, seed=1, max_generations=8)
+    kept_out = workshop.finish(begin(registry, spec, by="test"))
+    assert (kept_out.status, kept_out.version) == ("stopped", None), kept_out.outcome
+    assert "Guard 'habits'" in kept_out.outcome
+    assert kept_out.decision is not None
+    (guard,) = kept_out.decision["guards"]
+    assert (kept_out.decision["passed"], guard["passed"], guard["n"]) == (False, False, 60)
+    assert guard["worse"] == round(-guard["difference"] * 60)
+    assert {"item", "before", "after"} == guard["items"][0].keys()
+
+    lenient = Policy(guards=(GuardPolicy(suite="habits", tolerance=0.99),), gate=GatePolicy(correction="none"))
+    registry.set_policy(BOT, lenient, by="test")
+    promoted = workshop.finish(begin(registry, spec, by="test"))
+    assert promoted.promoted, promoted.outcome
+    assert promoted.decision is not None
+    assert (promoted.decision["look"], promoted.decision["guards"][0]["passed"]) == (2, True)
 
 
 def test_messages_delivered_twice_change_nothing(workshop: Workshop) -> None:

@@ -107,7 +107,7 @@ def adapter(**changes: Any) -> dict[str, Any]:
 def serving() -> Iterator[FakeShoal]:
     fake, app = FakeShoal(), FastAPI()
 
-    @app.api_route("/{path:path}", methods=["GET", "POST", "PUT"])
+    @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
     async def any_route(request: Request) -> Response:
         body = await request.body()
         return fake.answer(

@@ -20,6 +20,7 @@ from tests.unit.fake_shoal import FakeShoal
 
 COMMANDS = ["up", "status", "version", "adapters", "versions", "history", "lineage", "promote", "rollback", "canary"]
 COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs", "snapshot"]
+COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "guard", "import", "export", "feedback", "adapt", "runs"]
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +161,40 @@ def test_a_policy_is_set_from_a_file(fake: FakeShoal, shoal: Shoal, tmp_path: Pa
     assert "adapt_every    2.16e+04" in shoal("policy", "show", "bot")[1]
     file.write_text("just words")
     assert shoal("policy", "set", "bot", "--file", str(file))[0] == 1
+
+
+def test_suites_are_added_listed_and_removed(fake: FakeShoal, shoal: Shoal, tmp_path: Path) -> None:
+    """A whole suite goes as it is; lines of items become a task or a refusal suite; what is not JSON is named by its line."""
+    guard = {"name": "sums", "kind": "task", "utility": "numeric", "items": 2, "digest": "sha256:" + "a" * 64}
+    guard |= {"tolerance": None, "least_tolerance": 0.41, "added_at": "2026-11-26T10:00:00Z", "added_by": "ann"}
+    path = "/api/adapters/bot/guards"
+    fake.answers[f"PUT {path}/sums"] = {"guard": guard, "new": True}
+    fake.answers[f"GET {path}"] = {"guards": [guard, guard | {"name": "form", "tolerance": 0.05}]}
+    fake.answers[f"DELETE {path}/sums"] = {"guard": guard}
+    lines, whole = tmp_path / "sums.jsonl", tmp_path / "form.json"
+    lines.write_text('{"prompt": "1+1", "good": "2"}\n\n{"prompt": "2+2", "good": "4"}\n')
+    code, out, _ = shoal("guard", "add", "bot", "sums", str(lines), "--utility", "numeric")
+    assert code == 0
+    assert "above 0.410" in out
+    assert "The policy does not name it yet" in out
+    items = [{"prompt": "1+1", "good": "2"}, {"prompt": "2+2", "good": "4"}]
+    assert fake.asked[0].json == {"suite": {"kind": "task", "utility": "numeric", "items": items}}
+    shoal("guard", "add", "bot", "sums", str(lines))
+    assert fake.asked[1].json["suite"]["kind"] == "refusal"
+    suite = {"kind": "format", "form": {"json": "object"}, "items": [{"prompt": "x"}]}
+    whole.write_text(json.dumps(suite, indent=1))
+    shoal("guard", "add", "bot", "sums", str(whole))
+    assert fake.asked[2].json == {"suite": suite}
+    assert shoal("guard", "add", "bot", "sums", str(whole), "--utility", "numeric")[0] == 1
+    out = shoal("guard", "list", "bot")[1]
+    assert "not a guard" in out
+    assert "0.05" in out
+    assert json.loads(shoal("guard", "list", "bot", "--json")[1])["guards"][0]["name"] == "sums"
+    assert shoal("guard", "remove", "bot", "sums")[0] == 0
+    lines.write_text("{}\nno\n")
+    code, _, err = shoal("guard", "add", "bot", "sums", str(lines))
+    assert code == 1
+    assert "line 2" in err.replace("\n", " ")
 
 
 def test_lineage_is_a_tree(fake: FakeShoal, shoal: Shoal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.gate_policy import GatePolicy
@@ -24,6 +24,7 @@ def test_one_sided_luck_has_the_chance_that_a_coin_gives_it() -> None:
         chance_of_gain([float("nan")])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
 def test_it_is_the_share_of_all_choices_of_signs(steps: list[int]) -> None:
     """Against counting every one of the 2^n."""
@@ -42,6 +43,7 @@ def test_many_small_differences_are_told_on_a_grid_and_keep_their_rate() -> None
     assert chance_of_gain(many) == pytest.approx(chance_of_gain([*many, 1e-9]), rel=0.05)
 
 
+@settings(deadline=None)
 @given(st.floats(0.5, 0.999), st.integers(1, 10_000))
 def test_all_looks_together_spend_no_more_than_they_may(level: float, looks: int) -> None:
     """The sum over any number of looks stays below 1 - level, and every look has something left."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import BadInput
@@ -32,6 +32,7 @@ def seen(**known: object) -> Seen:
     return Seen(**({"at": NOON, "since": 1e9, "fresh": 10**6} | known))  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(INSTANTS, ZONES, TIMES, TIMES)
 def test_a_moment_is_in_a_window_or_in_the_other_half_of_the_day(
     at: datetime, name: str, begins: time, ends: time
@@ -57,6 +58,7 @@ def test_a_night_is_as_long_as_the_clock_on_the_wall_makes_it() -> None:
     assert [length(day.replace(tzinfo=BERLIN)) for day in days] == [480, 420, 540]
 
 
+@settings(deadline=None)
 @given(INSTANTS, ZONES)
 def test_a_day_begins_at_its_midnight(at: datetime, name: str) -> None:
     """At or before the moment, at 00:00 of the same date on that clock, and no day is longer than 25 hours."""
@@ -66,6 +68,7 @@ def test_a_day_begins_at_its_midnight(at: datetime, name: str) -> None:
     assert (local.date(), local.time()) == (at.astimezone(zone).date(), time(0))
 
 
+@settings(deadline=None)
 @given(
     every=st.none() | st.floats(0, 1e4),
     enough=st.none() | st.integers(1, 300),
@@ -87,6 +90,7 @@ def test_a_run_is_due_by_time_with_enough_feedback_or_by_feedback_alone(
     assert told is None or fresh > 0
 
 
+@settings(deadline=None)
 @given(fresh=st.integers(0, 10**6), since=st.floats(0, 1e9))
 def test_never_is_never(fresh: int, since: float) -> None:
     """Whatever else the policy and the settings say."""
