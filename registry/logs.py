@@ -69,6 +69,11 @@ def name_process(**ids: str) -> None:
     _PROCESS.update(ids)
 
 
+def process_name(kind: str) -> str:
+    """What ``name_process`` was told; "" where it was told nothing."""
+    return _PROCESS.get(kind, "")
+
+
 def configure(settings: LogSettings | None = None, *, level: int | None = None) -> bool:
     """Set up this process's logs as the settings say; whether they are JSON. Repeatable.
 

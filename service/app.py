@@ -20,7 +20,9 @@ from fastapi import FastAPI
 from registry import logs
 from registry.errors import RecordNewer, RegistryDown, RegistryWentBack
 from registry.registry import Registry
+from registry.run_spans import RunSpans
 from registry.settings import RegistrySettings
+from registry.tracing import Tracer
 from service.api import (
     adapters,
     artifacts,
@@ -58,6 +60,7 @@ from service.redaction import Redaction
 from service.replica import Replica
 from service.residents import ResidentEvent, Residents
 from service.settings import ServiceSettings
+from service.spans import Spans
 from service.spool import Spool
 from service.tally import Tally
 
@@ -96,7 +99,12 @@ class Service:
         )
         bell, tally = Bell(registry_settings), Tally(registry.figures)
         self.parts = Parts(settings, registry, replica, keyring, bell, recorder, intake, spool, tally)
-        self.gateway = ShoalGateway(self.parts, self.engine, base_names=_base_names(registry_settings.base))
+        self.tracer = Tracer.from_environment("shoal-service", settings.replica_id)
+        spans = Spans(self.tracer) if self.tracer else None
+        if self.tracer:
+            registry.runs.on_move = RunSpans(self.tracer, registry.runs).moved  # a run may be cancelled here
+        base_names = _base_names(registry_settings.base)
+        self.gateway = ShoalGateway(self.parts, self.engine, base_names=base_names, spans=spans)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -126,6 +134,8 @@ class Service:
         await self.residents.close()
         await self.engine.stop()
         self.parts.registry.close()
+        if self.tracer:
+            await asyncio.to_thread(self.tracer.close)
 
     async def _watch_engine(self) -> None:
         """A dead engine does not come back: this process ends, so that its supervisor starts a whole replica."""

@@ -22,6 +22,7 @@ from service.openai_api import Admission, Route
 from service.residents import NoRoom, ResidentError
 from service.routing import parse
 from service.shadow import Shadow
+from service.spans import RequestSpan, Spans
 
 BASE = "base"
 LISTED = 100  # the newest versions of an adapter that the list of models names; older ones answer all the same
@@ -30,8 +31,11 @@ LISTED = 100  # the newest versions of an adapter that the list of models names;
 class ShoalGateway:
     """The ``Gateway`` of ``service/openai_api.py`` over one replica."""
 
-    def __init__(self, parts: Parts, engine: Engine, *, base_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, parts: Parts, engine: Engine, *, base_names: tuple[str, ...], spans: Spans | None = None
+    ) -> None:
         self.engine = engine
+        self._spans = spans
         self._parts = parts
         self._replica = parts.replica
         self._base_names = base_names
@@ -98,6 +102,10 @@ class ShoalGateway:
             if found.retired:
                 return None
         return self._model(name, BASE)
+
+    def span(self, request: Request, request_id: str) -> RequestSpan | None:
+        """The request's span in a trace; None where nobody collects traces."""
+        return self._spans.begin(request, request_id) if self._spans else None
 
     def on_answer(self, exchange: Exchange) -> None:
         """Count it by version, ask a trial in the shadow, and hand it to the recorder where prompts may be kept."""

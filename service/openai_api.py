@@ -26,9 +26,11 @@ from service.engine import Answer, Engine, EngineError
 from service.exchanges import Exchange, choices_of, prompt_of, read_events, sampling_of
 from service.leases import Lease, LeasedStreamingResponse
 from service.openai_errors import error_body, error_response
+from service.spans import RequestSpan
 
 log = logging.getLogger(__name__)
 
+Ask = Callable[[dict[str, Any], str | None, str], Awaitable[Answer]]
 SHADOW_SUFFIX = "-shadow"  # of the record of a trial's answer on the side; no caller's own id ends so
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_CLOSED = 499  # nginx's number for a client that left; nobody is there to read it
@@ -65,6 +67,9 @@ class Gateway(Protocol):
 
     async def model(self, request: Request, name: str) -> dict[str, Any] | None:
         """One of them, or one that ``models`` leaves out for its age. None: there is none."""
+
+    def span(self, request: Request, request_id: str) -> RequestSpan | None:
+        """The request's span in a trace; None where nobody collects traces."""
 
     def on_answer(self, exchange: Exchange) -> None:
         """Told after an answer was sent, or broke off. On the event loop: it must not block and should not raise."""
@@ -129,11 +134,29 @@ async def _guarded(request: Request, answer: Callable[[str], Awaitable[Response]
         return JSONResponse(body, 500, _ids(request_id))
 
 
-async def _answer(
-    gateway: Gateway,
-    ask: Callable[[dict[str, Any], str | None, str], Awaitable[Answer]],
-    request: Request,
-    request_id: str,
+async def _answer(gateway: Gateway, ask: Ask, request: Request, request_id: str) -> Response:
+    """With a span around it, where traces are collected."""
+    span = gateway.span(request, request_id)
+    if span is None:
+        return await _answered(gateway, ask, request, request_id, gateway.on_answer)
+
+    def tell(exchange: Exchange) -> None:
+        gateway.on_answer(exchange)
+        span.answered(exchange)
+
+    try:
+        response = await _answered(gateway, ask, request, request_id, tell)
+    except ClientDisconnect:
+        raise  # what there was of an answer is told
+    except Exception as error:
+        span.broke(error.status if isinstance(error, EngineError) else 500)
+        raise
+    span.responded(response)
+    return response
+
+
+async def _answered(
+    gateway: Gateway, ask: Ask, request: Request, request_id: str, tell: Callable[[Exchange], None]
 ) -> Response:
     body = await _body(request)
     model, session = body["model"], _session(body, request)
@@ -151,7 +174,7 @@ async def _answer(
             sampling=sampling_of(body),
             started=time.time(),
         ),
-        gateway.on_answer,
+        tell,
     )
     streaming = False
     try:

@@ -17,9 +17,11 @@ from registry import logs
 from registry.connection import connect
 from registry.keys import Keys
 from registry.queues import ADVANCE, CONTROL, SCORE, SCORE_SLICE, TICK
-from registry.records import WorkerKind
+from registry.records import Run, WorkerKind
 from registry.registry import Registry
+from registry.run_spans import RunSpans
 from registry.settings import RegistrySettings
+from registry.tracing import Tracer
 from registry.workers import Workers
 from swarm_worker.canary import tend_trials
 from swarm_worker.celery_app import app
@@ -28,6 +30,7 @@ from swarm_worker.presence import Presence
 from swarm_worker.run import RunDriver
 from swarm_worker.run_log import tell_move
 from swarm_worker.settings import WorkerSettings
+from swarm_worker.slice_spans import context_of, scoring
 from swarm_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -40,14 +43,27 @@ log = get_task_logger("shoal")
 def driver() -> RunDriver:
     """One driver a process: the registry's connection, and how to send the next message."""
     registry = Registry.open(RegistrySettings.load())
-    registry.runs.on_move = tell_move
+    spans = RunSpans(collector, registry.runs) if (collector := tracer()) else None
+
+    def moved(run: Run) -> None:
+        tell_move(run)
+        if spans:
+            spans.moved(run)
+
+    registry.runs.on_move = moved
     return RunDriver(
         registry=registry,
         settings=WorkerSettings.load(),
-        send_slice=lambda message: app.send_task(SCORE_SLICE, kwargs=message),
+        send_slice=lambda message: app.send_task(SCORE_SLICE, kwargs=message, headers=context_of(tracer(), message)),
         send_advance=lambda run_id, seconds: app.send_task(ADVANCE, args=[run_id], countdown=seconds),
         log=log.info,
     )
+
+
+@functools.cache
+def tracer() -> Tracer | None:
+    """One tracer a process, where traces are collected; what it holds is sent when the process ends."""
+    return Tracer.from_environment("shoal-worker", logs.process_name("worker"))
 
 
 @functools.cache
@@ -91,12 +107,14 @@ def score_slice(run: str, step: str, index: int, work: dict[str, Any]) -> None:
     with logs.bound(run=run, step=step, slice=index):
         worker = _scorer()
         if worker is None:  # this one cannot, another may
-            app.send_task(SCORE_SLICE, kwargs={"run": run, "step": step, "index": index, "work": work})
+            driver().send_slice({"run": run, "step": step, "index": index, "work": work})
             time.sleep(driver().settings.trouble_pause)
             return
-        with presence("score").doing(run, step=step, index=index), worker.watchdog.watching():
+        span = scoring(tracer(), app.current_task, run, step, index)
+        with presence("score").doing(run, step=step, index=index), worker.watchdog.watching(), span as told:
             began = time.monotonic()
             missing = worker.score(run, step, index, work)
+            told(missing)
         if missing is None:
             return
         presence("score").did(time.monotonic() - began)

@@ -7,13 +7,18 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
+from registry.queues import SCORE_SLICE, celery_options
+from registry.trace_ids import span_id, trace_id
 from tests.conftest import redis_binary_or_skip
+from tests.otlp_receiver import Receiver, receiving
 from tests.promql import labels_of
 from tests.watch_files import ALERTS, alerts, check_query, exported, queries
 from tests.watched_house import BOT, KEY, House, house
@@ -23,9 +28,20 @@ Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def collector() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[House]:
     """A house with a run behind it, a trial in it, and one answer of each kind."""
-    told = {"SHOAL_LOG_FORMAT": "json", "SHOAL_LOG_LEVEL": "debug"}
+    told = {
+        "SHOAL_LOG_FORMAT": "json",
+        "SHOAL_LOG_LEVEL": "debug",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
     with house(redis_binary_or_skip(), tmp_path_factory.mktemp("house"), **told) as opened:
         asked_in_the_shadow(opened)
         assert opened.ask(f"/api/adapters/{BOT}/canary", version=2, share=0.25).is_success
@@ -182,6 +198,105 @@ def test_neither_prompts_nor_keys_are_logged(watched: House) -> None:
     assert len(asked) > 50
     for secret in (SAID, KEY, *asked):
         assert secret not in written, secret
+
+
+def test_an_answer_is_a_span_with_its_version(watched: House, collector: Receiver) -> None:
+    """By the conventions for HTTP servers and generative AI; below it the wait for the version, and its answer."""
+    for answer in watched.answers:
+        request_id, version = answer.headers["x-request-id"], answer.headers["x-shoal-version"]
+        collector.wait(lambda _, wanted=request_id: bool(collector.of(shoal__request_id=wanted)))  # type: ignore[misc]
+        (span,) = collector.of(shoal__request_id=request_id)
+        assert (span.name, span.kind, span.parent, span.failed) == ("POST /v1/chat/completions", "server", "", False)
+        told = span.attributes
+        assert told["shoal.version"] == told["gen_ai.response.model"] == version
+        assert told.get("shoal.adapter") == (None if version == "base" else BOT)
+        assert (told["gen_ai.operation.name"], told["http.response.status_code"]) == ("chat", 200)
+        assert told["gen_ai.request.model"] == (BOT if version != "base" else "base")
+        assert span.resource["service.name"] == "shoal-service"
+        assert span.resource["service.instance.id"].endswith(f":{watched.service.port}")
+        below = [each for each in collector.spans if each.parent == span.span]
+        assert {each.name for each in below} == {"admit", f"answer {version}"}
+        assert all(span.began <= each.began <= each.ended <= span.ended for each in below)
+    whole, streamed = (
+        collector.of(shoal__request_id=answer.headers["x-request-id"])[0] for answer in watched.answers[:2]
+    )
+    assert whole.attributes["gen_ai.usage.output_tokens"] > 1
+    assert whole.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert 0 <= streamed.attributes["gen_ai.response.time_to_first_chunk"] < 30
+    assert streamed.attributes["gen_ai.request.stream"] is True
+
+
+def test_a_callers_trace_goes_on_and_its_wish_not_to_be_traced_is_heard(watched: House, collector: Receiver) -> None:
+    """A traceparent is honoured, a malformed one is nobody's; an error is a span, too, with its status."""
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    watched.chat(SAID, {"traceparent": f"00-{trace}-{parent}-00", "x-request-id": "untraced"})
+    watched.chat(SAID, {"traceparent": f"00-{trace}-zz-01", "x-request-id": "malformed"})
+    watched.chat(SAID, {"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "unknown"}, model="nobody")
+    watched.chat(SAID, {"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "wrong"}, temperature=-1)
+    watched.chat(SAID, {"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "traced"})
+    collector.wait(lambda _: bool(collector.of(shoal__request_id="traced")))
+    (traced,) = collector.of(shoal__request_id="traced")
+    assert (traced.trace, traced.parent) == (trace, parent)
+    assert collector.of(shoal__request_id="untraced") == []
+    (malformed,) = collector.of(shoal__request_id="malformed")
+    assert (malformed.trace != trace, malformed.parent) == (True, "")
+    (unknown,) = collector.of(shoal__request_id="unknown")
+    assert (unknown.trace, unknown.attributes["http.response.status_code"], unknown.failed) == (trace, 404, False)
+    (wrong,) = collector.of(shoal__request_id="wrong")
+    assert (wrong.attributes["http.response.status_code"], wrong.attributes["shoal.adapter"]) == (400, BOT)
+    lines = [line for line in told(watched.logs[0]) if line.get("request_id") == "traced"]
+    assert {line["trace_id"] for line in lines} == {trace}
+
+
+def test_a_run_is_one_trace_over_all_its_processes(watched: House, collector: Receiver) -> None:
+    """run -> queued, each generation, confirm, promote -> the slices, each below the step that its message named."""
+    run = watched.run
+    trace, root = f"{trace_id(run.id):032x}", f"{span_id(run.id):016x}"
+    spans = collector.wait(lambda spans: any(span.span == root for span in spans))
+    mine = {span.span: span for span in spans if span.trace == trace}
+    whole = mine[root]
+    assert (whole.name, whole.parent, whole.failed) == (f"adapt {BOT}", "", False)
+    assert whole.attributes["shoal.version"] == f"{BOT}@{run.version}"
+    assert whole.attributes["shoal.run.promoted"] is True
+    steps = {span.name: span for span in mine.values() if span.parent == root}
+    searches = {f"search-{generation}" for generation in range(run.generation + 1)}
+    assert steps.keys() == {"queued", *searches, "confirm", "promote"}
+    ordered = [steps[name] for name in ("queued", *sorted(searches), "confirm", "promote")]
+    assert all(before.ended == after.began for before, after in pairwise(ordered))
+    assert abs(ordered[0].began - whole.began) < 1e9
+    slices = [span for span in mine.values() if span.name == "score slice"]
+    assert {mine[span.parent].name for span in slices} == {*searches, "confirm"}
+    assert {span.kind for span in slices} == {"consumer"}
+    assert {span.resource["service.name"] for span in mine.values()} == {"shoal-worker"}
+    assert len({span.resource["service.instance.id"] for span in mine.values()}) == 2
+    assert all(span.attributes["shoal.step"] == mine[span.parent].name for span in slices)
+    reported = [span for span in slices if span.attributes["shoal.slice.outcome"] == "reported"]
+    scored_once = {(span.attributes["shoal.step"], span.attributes["shoal.slice"]) for span in reported}
+    assert len(scored_once) == len(reported) >= len(searches) + 1  # what came twice was done once
+    scored = [line for line in told(watched.logs[2]) if line.get("run") == run.id and "trace_id" in line]
+    assert {line["trace_id"] for line in scored} <= {trace}
+
+
+def test_a_workers_span_hangs_where_its_message_says(watched: House, collector: Receiver) -> None:
+    """The message carries the context: one that names another trace is followed there."""
+    trace, parent = "1" * 32, "2" * 16
+    settings = watched.registry.settings
+    sender = Celery("test", set_as_current=False)
+    sender.conf.update(celery_options(settings.redis_url, settings.namespace))
+    message = {"run": watched.run.id, "step": "search-0", "index": 0, "work": {"moves": []}}
+    with sender:
+        sender.send_task(SCORE_SLICE, kwargs=message, headers={"traceparent": f"00-{trace}-{parent}-01"})
+    spans = collector.wait(lambda spans: any(span.trace == trace for span in spans))
+    (span,) = [span for span in spans if span.trace == trace]
+    assert (span.parent, span.attributes["shoal.slice.outcome"]) == (parent, "nothing to do")
+
+
+def test_no_span_holds_a_prompt_or_a_key(watched: House, collector: Receiver) -> None:
+    feedback = watched.registry.feedback.all(BOT)
+    asked = {message.content for each in feedback for message in each.messages or ()}
+    held = repr(collector.spans)
+    for secret in (SAID, KEY, *asked):
+        assert secret not in held, secret
 
 
 def told(path: Path) -> list[dict[str, Any]]:

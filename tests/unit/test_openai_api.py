@@ -46,6 +46,9 @@ class OneAdapterGateway:
     async def model(self, request: Request, name: str) -> dict[str, Any] | None:
         return next((known for known in await self.models(request) if known["id"] == name), None)
 
+    def span(self, request: Request, request_id: str) -> None:
+        """Nobody collects traces."""
+
     def on_answer(self, exchange: Exchange) -> None:
         self.told.append(exchange)
 
