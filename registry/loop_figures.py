@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from registry.figures import RATING_SUMS, readable
 from registry.keys import Keys
 from registry.queues import CONTROL, SCORE, queue_key, unacknowledged_key
-from registry.records import Event, Rollout, Run
+from registry.records import Event, Rollout, Run, Worker
 from registry.registry import Registry
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class LoopFigures:
     """
 
     replicas: int = 0
+    workers: tuple[Worker, ...] = ()
     behind: int = 0
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     going: dict[str, tuple[Run, float]] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class LoopReader:
         going = self._read_runs()
         found = LoopFigures(
             replicas=len(registry.replicas.live()),
+            workers=tuple(registry.workers.live()),
             behind=len(registry.guard.behind()),
             rollouts={name: adapter.rollout for name, adapter in adapters.items()},
             ended=Counter(self._endings),

@@ -16,20 +16,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from registry.errors import RegistryDown, ShoalError
 from registry.loop_figures import CAUSES, DECISIONS, ENDINGS, MOVES, LoopFigures, LoopReader
-from registry.records import GOING, Rollout
+from registry.records import GOING, Rollout, WorkerKind
 from service.api.parts import Parts
 
 log = logging.getLogger("shoal.service")
 
 MOST_ADAPTERS = 256
 """Adapters that are shown by name, those that moved last; of the others only their number is."""
+WORKER_KINDS: tuple[str, ...] = get_args(WorkerKind)
 FRESH_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0  # Prometheus gives a scrape ten
 STALE_SECONDS = 60.0  # a look that takes longer than that is not worth waiting for
@@ -75,6 +76,9 @@ _REPLICA = (
 _LOOP = (
     Family("gauge", "shoal_replicas", "Replicas that are alive."),
     Family("gauge", "shoal_registry_behind", "Adapters whose rollout in Redis is older than one that was known."),
+    Family("gauge", "shoal_workers", "Workers that are alive.", ("kind",)),
+    Family("gauge", "shoal_workers_busy", "Workers that are at a slice, or at a move of a run.", ("kind",)),
+    Family("gauge", "shoal_workers_troubled", "Workers that cannot work; `shoal workers` says why.", ("kind",)),
     Family("gauge", "shoal_queue_messages", "Messages that no worker has taken yet.", ("queue",)),
     Family("gauge", "shoal_queue_unacknowledged", "Messages that a worker has taken and not done."),
     Family("gauge", "shoal_runs", "Runs that are going, by how far they are.", ("adapter", "status")),
@@ -115,7 +119,8 @@ class Exposition:
     async def text(self) -> str:
         """All families, each with its help; those of one that says nothing now have no samples."""
         loop = None if self._parts.replica.registry_down else await self._look()
-        replica = await asyncio.to_thread(self._replica)
+        spooled = await asyncio.to_thread(self._spooled)
+        replica = [*self._replica(), *spooled]
         sheet = _Sheet(
             [*replica, *(_loop(loop) if loop else ())], _REPLICA if loop is None else tuple(FAMILIES.values())
         )
@@ -160,11 +165,14 @@ class Exposition:
         yield "shoal_rollouts_unreadable", (), len(replica.problems)
         for name, count in replica.leases.items():
             yield "shoal_requests_in_flight", (name,), count
-        yield "shoal_feedback_spooled", (), parts.spool.waiting
-        yield "shoal_feedback_spool_bytes", (), parts.spool.size
         for reason, count in parts.recorder.drops.items():
             yield "shoal_interactions_dropped_total", (reason,), count
         yield "shoal_feedback_refused_total", (), parts.spool.refused
+
+    def _spooled(self) -> list[_Sample]:
+        """Read from the disk."""
+        spool = self._parts.spool
+        return [("shoal_feedback_spooled", (), spool.waiting), ("shoal_feedback_spool_bytes", (), spool.size)]
 
 
 _Sample = tuple[str, tuple[str, ...], float]
@@ -174,6 +182,11 @@ def _loop(loop: LoopFigures) -> Iterator[_Sample]:
     shown = {name for name, _ in _shown(loop.rollouts)}
     yield "shoal_replicas", (), loop.replicas
     yield "shoal_registry_behind", (), loop.behind
+    for kind in WORKER_KINDS:
+        workers = [worker for worker in loop.workers if worker.kind == kind]
+        yield "shoal_workers", (kind,), len(workers)
+        yield "shoal_workers_busy", (kind,), sum(worker.run is not None for worker in workers)
+        yield "shoal_workers_troubled", (kind,), sum(bool(worker.trouble) for worker in workers)
     for queue, waiting in loop.queues.items():
         yield "shoal_queue_messages", (queue,), waiting
     yield "shoal_queue_unacknowledged", (), loop.unacknowledged

@@ -62,7 +62,6 @@ def corrections(n: int) -> list[Feedback]:
             messages=(Message(role="user", content=item.prompt),),
             answer="?",
             correction=item.answer,
-            rater=f"rater-{number % 40}",
             at=now(),
         )
         for number, item in enumerate(items("blend", "traffic", n, seed=7))
@@ -94,7 +93,7 @@ def house(executable: str, folder: Path, **environment: str) -> Iterator[House]:
             stack.enter_context(worker(name, folder / name, settings, **environment))
             for name in ("control", "score", "beat")
         ]
-        registry.feedback.add_many(corrections(120))
+        registry.feedback.add_many(corrections(160))
         run = begin(registry, RunSpec(adapter=BOT, seed=1, max_generations=2), by="test")
         assert Bell(settings).advance(run.id)
         yield House(registry, redis, service, ended(registry, run, logs), [service.log, *logs])

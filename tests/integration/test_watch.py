@@ -108,12 +108,13 @@ def test_one_scrape_shows_service_and_loop(watched: House) -> None:
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="promoted", cause="run") == 1
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="promoted", cause="operator") == 1
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="canary_started", cause="operator") == 2
-    assert of(scrape, "shoal_feedback_items", adapter=BOT) == 121
+    assert of(scrape, "shoal_feedback_items", adapter=BOT) == 161
     assert of(scrape, "shoal_feedback_unused_items", adapter=BOT) == 1
     assert of(scrape, "shoal_rating_mean", version=champion) == 0.75
     assert of(scrape, "shoal_ratings_total", version=champion) == 1
     assert {of(scrape, "shoal_queue_messages", queue=queue) for queue in ("control", "score")} == {0}
-    assert sum(scrape["shoal_runs"].values()) == 0
+    assert {of(scrape, "shoal_workers", kind=kind) for kind in ("control", "score", "beat")} == {1}
+    assert sum(scrape["shoal_workers_troubled"].values()) == sum(scrape["shoal_runs"].values()) == 0
     assert of(scrape, "process_resident_memory_bytes") > 1e6
     assert any(name.startswith("bentoml_service_") for name in scrape)
 
