@@ -66,7 +66,7 @@ def _by_ratings(
     praised = blamed if no_worse else rated
     if -blamed.place >= _blame_bound(policy, blamed.information):
         return Verdict("worse", f"it is rated lower: {told}", figures, rated)
-    if praised.place >= horizon_bound(policy.false_moves / 2, max(policy.max_ratings / 2, praised.information)):
+    if praised.place >= _praise_bound(policy, praised.information):
         word = "no worse" if no_worse else "better"
         return Verdict("better", f"it is rated {word}: {told}", figures, rated)
     lead = rated.difference + (policy.tolerance if no_worse else 0.0)
@@ -82,6 +82,10 @@ def _by_ratings(
 def early_information(policy: CanaryPolicy) -> float:
     """What ``early_ratings`` at the first share are worth."""
     return policy.early_ratings * (1 - policy.steps[0])
+
+
+def _praise_bound(policy: CanaryPolicy, information: float) -> float:
+    return horizon_bound(policy.false_moves / 2, max(policy.max_ratings / 2, information))
 
 
 def _blame_bound(policy: CanaryPolicy, information: float) -> float:
@@ -120,12 +124,14 @@ def _slow(policy: CanaryPolicy, strata: Sequence[tuple[Counted, Counted]], figur
 
 
 def _told(rated: Walk | None, policy: CanaryPolicy) -> dict[str, Any]:
-    """Means and counts, and the interval that holds at all looks at once with the chance ``1 - false_moves``."""
+    """Means and counts, and the interval that holds at all looks at once with the chance ``1 - false_moves``: its ends are
+    what is tested, above 0 the one is *better*, below 0 (and the tolerance) the other is *worse*."""
     if rated is None:
         return {}
-    reach = horizon_bound(policy.false_moves / 2, max(policy.max_ratings / 2, rated.information))
-    reach *= rated.deviation / rated.information
-    return _means(rated) | {"low": rated.difference - reach, "high": rated.difference + reach, "z": rated.z}
+    one = rated.deviation / rated.information  # what a unit of the walk is worth now, in rating
+    low = rated.difference - one * _praise_bound(policy, rated.information)
+    high = rated.difference + one * _blame_bound(policy, rated.information)
+    return _means(rated) | {"low": max(-1.0, low), "high": min(1.0, high), "z": rated.z}
 
 
 def _means(of: Walk) -> dict[str, Any]:
