@@ -102,7 +102,8 @@ def _measured(home: Path, *, quick: bool, vllm: bool, null: bool, seed: int) -> 
         if null:
             from bench.canary_null import nothing_to_find
 
-            return asyncio.run(nothing_to_find(settings, home, runs=40 if quick else 100, seed=seed))
+            runs, policy = (40, QUICK) if quick else (100, POLICY)
+            return asyncio.run(nothing_to_find(settings, home, runs=runs, seed=seed, policy=policy))
         return asyncio.run(decisions(settings, home, quick=quick, seed=seed))
 
 

@@ -37,6 +37,9 @@ from swarm_worker.settings import WorkerSettings
 LOOK = 40
 """Answers between two ticks."""
 AT_ONCE = 8
+WORDS = [
+    f"{first}{middle}{last}" for first in "bdfgklmnprst" for middle in ("a", "ei", "o", "u") for last in "dklmnrst"
+]
 QUICK_WAIT = 0.004  # seconds that an answer takes
 
 
@@ -167,7 +170,8 @@ class Stage:
 
     async def _ask(self) -> tuple[str, str, str | None]:
         self.users += 1
-        body = {"model": self.adapter, "prompt": f"question {self.users}", "user": f"user-{self.users}"}
+        prompt = " ".join(self.rng.choices(WORDS, k=8))
+        body = {"model": self.adapter, "prompt": prompt, "user": f"user-{self.users}"}
         status, headers, answer = await self._call("POST", "/v1/completions", body)
         version = headers["x-shoal-version"]
         self.answers[version] += 1
