@@ -2,6 +2,7 @@
 
 python -m bench.grow                 two scenes x 5 seeds
 python -m bench.grow --quick         one seed, tiny: does it run
+python -m bench.grow --work DIR      keep finished cells there, and go on from them
 python -m bench.grow --json FILE     and write everything down
 
 The users ask for the starter pack's blend, and rate the answers of its first expert: right ones up, wrong ones corrected. In
@@ -20,6 +21,7 @@ the service's rank). Intervals are over seeds and items; differences are paired.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import tempfile
@@ -76,6 +78,7 @@ def main(
     start: Annotated[str, typer.Option(help="What is trained on: champion or base.")] = "champion",
     steps: Annotated[int, typer.Option(min=1, help="Of the training.")] = 60,
     share: Annotated[float, typer.Option(help="Of the items that are trained on.")] = 0.5,
+    work: Annotated[Path | None, typer.Option(help="Where finished cells are kept and found again.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Run all cells on one thread, a line each, then the table."""
@@ -86,7 +89,10 @@ def main(
     where = machine(("torch", "transformers", "peft", "cmaes"), seeds=numbers)
     print(f"{headline(where)}; one thread\n{asdict(size) | {'grow': grow.model_dump()}}", flush=True)
     began = time.perf_counter()
-    cells = [run_cell(scene, seed, size) for seed in numbers for scene in SCENES]
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
+        kept = work or Path(scratch)
+        kept.mkdir(parents=True, exist_ok=True)
+        cells = [kept_cell(kept, scene, seed, size) for seed in numbers for scene in SCENES]
     rows = [row for scene in SCENES for row in table(scene, [cell for cell in cells if cell["scene"] == scene])]
     seconds = round(time.perf_counter() - began)
     print("\n".join(as_text(rows)))
@@ -94,6 +100,17 @@ def main(
     figures = {"machine": where, "size": asdict(size) | {"grow": grow.model_dump()}, "seconds": seconds}
     if json_file:
         json_file.write_text(json.dumps(figures | {"rows": rows, "cells": cells}, indent=2) + "\n")
+
+
+def kept_cell(kept: Path, scene: str, seed: int, size: Size) -> dict[str, Any]:
+    """A cell of this size from ``kept``, or run and kept there; a line of it."""
+    path = kept / f"{scene}-{seed}-{hashlib.sha256(repr(size).encode()).hexdigest()[:8]}.json"
+    if not path.exists():
+        path.write_text(json.dumps(run_cell(scene, seed, size)))
+    cell: dict[str, Any] = json.loads(path.read_text())
+    told = ", ".join(f"{name} {statistics.fmean(arm['test']):.1%}" for name, arm in cell["arms"].items())
+    print(f"{scene} {seed}: {told}; weight of the trained expert {cell['arms']['grown']['weight']:+.2f}", flush=True)
+    return cell
 
 
 def run_cell(scene: str, seed: int, size: Size) -> dict[str, Any]:
@@ -113,9 +130,6 @@ def run_cell(scene: str, seed: int, size: Size) -> dict[str, Any]:
             seconds = time.perf_counter() - began
             served = AdapterFolder(result.pop("folder"))
             found[name] = result | {"seconds": round(seconds, 1), "test": right(engine, served, test)}
-    told = ", ".join(f"{name} {statistics.fmean(arm['test']):.1%}" for name, arm in found.items())
-    weight = found["grown"]["weight"]
-    print(f"{scene} {seed}: {told}; weight of the trained expert {weight:+.2f}", flush=True)
     return {"scene": scene, "seed": seed, "arms": found}
 
 
