@@ -116,8 +116,13 @@ class SliceScorer:
         """Train the run's own expert; None as soon as nobody wants it any more. Of the snapshot its search half alone is
         handed on."""
         run = self.registry.runs.get(hold.run_id)
+
+        def goes_on() -> bool:
+            self.watchdog.progress()
+            return hold.goes_on()
+
         try:
-            return train(self.registry, run, self._snapshot(run).search, self._usable, goes_on=hold.goes_on)
+            return train(self.registry, run, self._snapshot(run).search, self._usable, goes_on=goes_on)
         except Unwanted:
             return None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,10 @@ from swarm_worker.fine_tuning import fine_tune
 from swarm_worker.growth import joined, lessons
 from swarm_worker.rebuild import rebuild
 from swarm_worker.rebuild_cli import told
-from swarm_worker.slices import SliceScorer
 from swarm_worker.trainer import train
 from swarm_worker.utilities import measure
-from tests.integration.test_runs import BOT, Workshop, engine, give_feedback, workshop
 from tests.registry_versions import RegistryVersions
+from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
 
 __all__ = ["engine", "workshop"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -117,32 +119,61 @@ def test_no_confirm_item_is_trained_on_and_no_position_is_scored_on_the_lesson(
     assert trained.isdisjoint(halves["confirm"])
 
 
-def test_a_dead_trainer_is_replaced_and_the_run_ends_the_same(workshop: Workshop) -> None:
-    """One that trained and died before it could report: another trains the same bytes, and its own late report is refused."""
+TRAINER = """
+import sys
+from registry.registry import Registry
+from registry.settings import RegistrySettings
+from swarm_worker.hold import Hold
+from swarm_worker.scoring.transformers import TransformersEngine
+from swarm_worker.settings import WorkerSettings
+from swarm_worker.slices import SliceScorer
+asked = Hold.goes_on
+Hold.goes_on = lambda hold: print("a step", flush=True) or asked(hold)
+registry = Registry.open(RegistrySettings.load())
+engine = TransformersEngine.load(registry.settings.base)
+SliceScorer(registry, WorkerSettings(lease_seconds=1.5), engine).score(sys.argv[1], "grow", 0, {"grow": True})
+"""
+
+
+def killed_in_the_middle(workshop: Workshop, run: Run) -> None:
+    """A process of its own trains the run's expert, and is killed between two steps."""
+    given = {f"SHOAL_{name.upper()}": str(value) for name, value in workshop.registry.settings if value is not None}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, run.id], env=os.environ | given, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(3):
+        assert process.stdout.readline() == "a step\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_killed_trainer_is_replaced_and_the_run_ends_the_same(workshop: Workshop) -> None:
+    """One is killed between two steps: its lease ends, another trains from the start, and every byte is as undisturbed. Its
+    report, had it come later, would be refused."""
     give_feedback(workshop, 200)
-    registry, run = workshop.registry, begin(workshop.registry, spec(promote=False), by="test")
+    registry = workshop.registry
+    undisturbed = workshop.finish(begin(registry, spec(promote=False), by="test"))
+    run = begin(registry, spec(promote=False), by="test")
     workshop.driver.advance(run.id)
-    (lost,) = workshop.queue
-    assert len(json.dumps(lost)) < 200
+    (message,) = workshop.queue
+    assert len(json.dumps(message)) < 200
     assert registry.runs.get(run.id).status == "growing"
     workshop.queue.clear()
-    fence = registry.runs.claim(run.id, lost["step"], lost["index"], lease_seconds=1.2)
-    first = train(registry, registry.runs.get(run.id), snapshot_of(workshop, run).search, lambda item: True)
-    workshop.driver.look_after()
-    time.sleep(1.4)
-    workshop.driver.look_after()
-    other = SliceScorer(registry, workshop.driver.settings, workshop.scorer.engine)
-    workshop.scorer = other
+    killed_in_the_middle(workshop, run)
+    assert registry.runs.reports(run.id, "grow") is None
+    while not workshop.queue:  # until its lease has ended
+        time.sleep(0.2)
+        workshop.driver.look_after()
     workshop.work(repeat=2)
     ended = registry.runs.get(run.id)
     assert not ended.going
-    assert ended.experts[-1].digest == first["digest"]
-    late = first | {"seconds": 0.0}
-    assert registry.runs.report(run.id, lost["step"], lost["index"], fence or 0, late) is None
+    assert ended.experts == undisturbed.experts  # the same bytes are the same version
+    assert (ended.coefficients, ended.version) == (undisturbed.coefficients, undisturbed.version)
+    assert ended.item_generations == undisturbed.item_generations
     assert [version.origin for version in registry.versions(BOT)].count("trained") == 1
-    again = workshop.finish(begin(registry, spec(promote=False), by="test"))
-    assert again.coefficients == ended.coefficients
-    assert again.experts == ended.experts  # the same bytes are the same version
+    assert registry.runs.report(run.id, "grow", 0, 1, {"error": "too late"}) is None
 
 
 def test_a_training_that_cannot_be_done_leaves_the_hull_as_it_was(workshop: Workshop) -> None:
@@ -159,11 +190,13 @@ def test_a_training_that_cannot_be_done_leaves_the_hull_as_it_was(workshop: Work
 
 
 def test_a_cancelled_run_stops_its_training(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelled in the middle of it: the next step is not taken, nothing is stored or reported."""
+    """Cancelled in the middle of it: the next step is not taken, nothing is stored or reported. Each step is progress."""
     give_feedback(workshop, 200)
     registry, run = workshop.registry, begin(workshop.registry, spec(), by="test")
     workshop.driver.advance(run.id)
-    steps = []
+    steps: list[int] = []
+    progress: list[int] = []
+    monkeypatch.setattr(workshop.scorer.watchdog, "progress", lambda: progress.append(1))
 
     def cancelled_after_two(*args, on_step, **how):
         def step() -> None:
@@ -177,6 +210,7 @@ def test_a_cancelled_run_stops_its_training(workshop: Workshop, monkeypatch: pyt
     monkeypatch.setattr(trainer, "fine_tune", cancelled_after_two)
     workshop.work()
     assert steps == [0, 1, 2]
+    assert len(progress) == 3
     assert registry.runs.get(run.id).status == "cancelled"
     assert registry.runs.reports(run.id, "grow") is None
     assert all(version.origin == "import" for version in registry.versions(BOT))
