@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from registry.canary_policy import CanaryPolicy
+from registry.drop_policy import DropPolicy
 from registry.durations import Seconds
 from registry.errors import BadInput
 from registry.gate_policy import GatePolicy
@@ -24,17 +25,19 @@ class Policy(Record):
 
     When: ``adapt`` "never" stops every start by itself. ``adapt_every``: seconds (or 30m, 6h, 1d) between runs, 0: not by
     time; ``adapt_min_new``: fewest new feedback items for such a run; ``None`` leaves each to the worker's setting.
-    ``adapt_after``: a run as soon as there are so many new feedback items, however short the last one is ago. When not:
-    ``quiet_hours`` ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of
-    ``time_zone``. With what: ``run``, for whatever the caller of a run leaves open, too. ``gate``: what a finalist must
-    show; ``guards``: what it may not lose. ``promote``: whether a run may move the champion; if not, what it finds is
-    registered and left to a person. ``recording``: whether prompts and answers are kept.
+    ``adapt_after``: a run as soon as there are so many new feedback items, however short the last one is ago.
+    ``adapt_on_drop``: a run when the champion's live rating is shown to have fallen. When not: ``quiet_hours``
+    ("22:00-06:00") and ``runs_a_day``, which counts the runs that started by themselves, on the clock of ``time_zone``.
+    With what: ``run``, for whatever the caller of a run leaves open, too. ``gate``: what a finalist must show; ``guards``: what
+    it may not lose. ``promote``: whether a run may move the champion; if not, what it finds is registered and left to a
+    person. ``recording``: whether prompts and answers are kept.
     """
 
     adapt: Literal["when_due", "never"] = "when_due"
     adapt_every: Seconds | None = None
     adapt_min_new: int | None = Field(default=None, ge=1)
     adapt_after: int | None = Field(default=None, ge=1)
+    adapt_on_drop: DropPolicy | None = None
     quiet_hours: str | None = None
     runs_a_day: int | None = Field(default=None, ge=1)
     time_zone: str = "UTC"

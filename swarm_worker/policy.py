@@ -8,7 +8,7 @@ that run has ended before the last of them acts. The run remembers how much feed
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from registry.adaptation import begin
@@ -17,6 +17,7 @@ from registry.policy import Policy
 from registry.quiet_hours import day_began, is_quiet, zone
 from registry.records import Adapter, Run, RunSpec, now
 from registry.registry import Registry
+from swarm_worker.live_ratings import fallen
 from swarm_worker.settings import WorkerSettings
 
 log = logging.getLogger("shoal.policy")
@@ -28,25 +29,32 @@ _PAGE = 100
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What is known of an adapter when it is asked whether a run is due. ``since``: seconds since its latest run began, or
-    since it was created; ``fresh``: feedback items that came since; ``today``: runs that started by themselves today."""
+    since it was created; ``fresh``: feedback items that came since; ``today``: runs that started by themselves today; ``drop``:
+    that the champion's live rating fell, in words."""
 
     at: datetime
     since: float
     fresh: int
     going: bool = False
     today: int = 0
+    drop: str | None = None
 
 
-def start_due_runs(
-    registry: Registry, settings: WorkerSettings, refused: dict[str, tuple[int, int]] | None = None
-) -> list[Run]:
-    """Begin a run for each adapter that is due. Called by every tick; repeated or at once, one run begins for one reason.
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a caller of ``start_due_runs`` keeps from tick to tick, so that what was asked is not asked again at once; losing it
+    costs time alone. ``refused``: adapters that were due and could not begin (too little usable feedback, too few experts), with
+    the feedback and the rollout's revision that they had: more of either, and they are asked again. ``tested``: where the
+    champion's ratings were read, the feedback, the revision and the latest run."""
 
-    ``refused``: kept by the caller from tick to tick, the adapters that were due and could not begin (too little usable
-    feedback, too few experts): they are asked again once there is more feedback or their rollout moved.
-    """
+    refused: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tested: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+
+
+def start_due_runs(registry: Registry, settings: WorkerSettings, memory: Memory | None = None) -> list[Run]:
+    """Begin a run for each adapter that is due. Called by every tick; repeated or at once, one run begins for one reason."""
     policies = registry.policies()
-    refused = {} if refused is None else refused
+    memory = memory or Memory()
     if settings.adapt_every <= 0 and not any(_starts(policy) for policy in policies.values()):
         return []
     started = []
@@ -55,15 +63,15 @@ def start_due_runs(
         if policy.adapt == "never" or not (settings.adapt_every > 0 or _starts(policy)):
             continue
         state = (registry.feedback.count(adapter.name), adapter.rollout.revision)
-        if refused.get(adapter.name) == state:
+        if memory.refused.get(adapter.name) == state:
             continue
         try:
-            run = _start_if_due(registry, settings, adapter, policy, feedback=state[0])
+            run = _start_if_due(registry, settings, adapter, policy, memory, feedback=state[0])
         except RegistryDown:
             raise
         except ShoalError as error:
             log.info("no run of %s: %s", adapter.name, error.message)
-            refused[adapter.name] = state
+            memory.refused[adapter.name] = state
         else:
             started += [run] if run else []
     return started
@@ -79,12 +87,12 @@ def due(policy: Policy, settings: WorkerSettings, seen: Seen) -> str | None:
         return f"{seen.fresh} new feedback items, {seen.since:.0f} s since the last run"
     if policy.adapt_after is not None and seen.fresh >= policy.adapt_after:
         return f"{seen.fresh} new feedback items, at least {policy.adapt_after}"
-    return None
+    return seen.drop if policy.adapt_on_drop is not None else None
 
 
 def _starts(policy: Policy) -> bool:
     """Whether the policy itself has something that starts runs."""
-    return bool(policy.adapt != "never" and (policy.adapt_every or policy.adapt_after))
+    return bool(policy.adapt != "never" and (policy.adapt_every or policy.adapt_after or policy.adapt_on_drop))
 
 
 def _held_back(policy: Policy, seen: Seen) -> bool:
@@ -94,7 +102,7 @@ def _held_back(policy: Policy, seen: Seen) -> bool:
 
 
 def _start_if_due(
-    registry: Registry, settings: WorkerSettings, adapter: Adapter, policy: Policy, *, feedback: int
+    registry: Registry, settings: WorkerSettings, adapter: Adapter, policy: Policy, memory: Memory, *, feedback: int
 ) -> Run | None:
     at = now()
     latest = registry.runs.latest(adapter.name)
@@ -106,10 +114,22 @@ def _start_if_due(
         today=_started_today(registry, adapter.name, policy, at),
     )
     reason = due(policy, settings, seen)
+    waits = seen.going or _held_back(policy, seen)
+    if reason is None and not waits and policy.adapt_on_drop is not None:
+        state = (feedback, adapter.rollout.revision, latest.id if latest else "")
+        if _worth_reading(memory.tested.get(adapter.name), state, policy.adapt_on_drop.ratings):
+            drop = fallen(registry, adapter, policy.adapt_on_drop, seen.fresh)
+            reason = due(policy, settings, replace(seen, drop=drop))
+            memory.tested[adapter.name] = state
     if reason is None:
         return None
     spec = RunSpec(adapter=adapter.name, seed=feedback, reason=reason)
     return begin(registry, spec, by=SCHEDULE, after=latest.id if latest else "")
+
+
+def _worth_reading(before: tuple[int, int, str] | None, state: tuple[int, int, str], ratings: int) -> bool:
+    """Whether so much changed since the champion's ratings were last read that another block may be whole."""
+    return before is None or before[1:] != state[1:] or state[0] - before[0] >= max(1, ratings // 10)
 
 
 def _started_today(registry: Registry, adapter: str, policy: Policy, at: datetime) -> int:

@@ -25,7 +25,7 @@ from registry.tracing import Tracer
 from registry.workers import Workers
 from swarm_worker.canary import tend_trials
 from swarm_worker.celery_app import app
-from swarm_worker.policy import start_due_runs
+from swarm_worker.policy import Memory, start_due_runs
 from swarm_worker.presence import Presence
 from swarm_worker.run import RunDriver
 from swarm_worker.run_log import tell_move
@@ -67,9 +67,9 @@ def tracer() -> Tracer | None:
 
 
 @functools.cache
-def _refused() -> dict[str, tuple[int, int]]:
+def _memory() -> Memory:
     """What ``start_due_runs`` remembers from tick to tick in this process."""
-    return {}
+    return Memory()
 
 
 @functools.cache
@@ -149,6 +149,6 @@ def tick() -> None:
 
 
 def _start_due() -> None:
-    for run in start_due_runs(driver().registry, driver().settings, _refused()):
+    for run in start_due_runs(driver().registry, driver().settings, _memory()):
         log.info("run %s of %s starts by itself: %s", run.id, run.spec.adapter, run.spec.reason)
         app.send_task(ADVANCE, args=[run.id])

@@ -16,7 +16,7 @@ from registry.registry import Registry
 from registry.settings import RegistrySettings
 from swarm_worker import policy as schedule
 from swarm_worker.looks import looks_before
-from swarm_worker.policy import SCHEDULE, start_due_runs
+from swarm_worker.policy import SCHEDULE, Memory, start_due_runs
 from swarm_worker.settings import WorkerSettings
 from tests.peft_folders import write_adapter
 
@@ -177,11 +177,11 @@ def test_what_cannot_begin_is_not_tried_at_every_tick(
     real = schedule.begin
     monkeypatch.setattr(schedule, "begin", lambda *args, **how: (tried.append("begin"), real(*args, **how))[1])
     give(registry, 10)
-    refused: dict[str, tuple[int, int]] = {}
-    assert [start_due_runs(registry, WorkerSettings(), refused) for _ in range(3)] == [[], [], []]
+    memory = Memory()
+    assert [start_due_runs(registry, WorkerSettings(), memory) for _ in range(3)] == [[], [], []]
     assert len(tried) == 1
     give(registry, 90, first=10)
-    assert len(start_due_runs(registry, WorkerSettings(), refused)) == 1
+    assert len(start_due_runs(registry, WorkerSettings(), memory)) == 1
 
 
 def test_looks_are_counted_of_a_champion_from_the_records_of_runs(registry: Registry, tmp_path: Path) -> None:
@@ -215,3 +215,46 @@ def test_a_run_keeps_the_gate_of_the_policy_that_it_began_under(registry: Regist
     registry.set_policy(BOT, Policy(), by="test")
     kept = registry.runs.get(run.id).gate
     assert (kept.level, kept.correction) == (0.9, "none")
+
+
+def rate(registry: Registry, n: int, good: float, first: int, version: int = 1) -> None:
+    """``n`` ratings of a version, of which a share is good, spread evenly."""
+    told = [
+        Feedback(
+            id=f"r{i}",
+            adapter=BOT,
+            version=version,
+            prompt=f"question {i}",
+            answer="x",
+            rating=float(int((i + 1) * good) > int(i * good)),
+            at=now(),
+        )
+        for i in range(first, first + n)
+    ]
+    registry.feedback.add_many(told)
+
+
+def test_a_run_starts_when_the_champions_rating_is_shown_to_have_fallen(registry: Registry, tmp_path: Path) -> None:
+    """Not for another version's ratings, nor while it holds; once when it fell, and not again before there is another block of
+    ratings; a new champion is compared with its own first ratings."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy.read({"adapt_on_drop": {"by": 0.05, "ratings": 100}}), by="test")
+    memory, settings = Memory(), WorkerSettings()
+    rate(registry, 200, 0.8, first=0)
+    rate(registry, 100, 0.1, first=200, version=2)
+    assert start_due_runs(registry, settings, memory) == []
+    rate(registry, 99, 0.4, first=300)
+    assert start_due_runs(registry, settings, memory) == []  # the second block is not whole yet
+    rate(registry, 11, 0.4, first=399)
+    (run,) = start_due_runs(registry, settings, memory)
+    assert "fell from 0.80 to 0.4" in run.spec.reason
+    registry.runs.cancel(run.id, outcome="test")
+    assert start_due_runs(registry, settings, Memory()) == []
+    rate(registry, 60, 0.4, first=410)
+    assert start_due_runs(registry, settings, Memory()) == []
+    rate(registry, 40, 0.4, first=470)
+    (again,) = start_due_runs(registry, settings, Memory())
+    registry.runs.cancel(again.id, outcome="test")
+    registry.promote(BOT, 2, by="test")
+    rate(registry, 200, 0.3, first=600, version=2)
+    assert start_due_runs(registry, settings, Memory()) == []

@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.drop_policy import DropPolicy
 from registry.errors import BadInput
 from registry.policy import Policy
 from registry.quiet_hours import day_began, is_quiet
 from registry.records import RunOptions, RunSpec
+from swarm_worker.drop import drop_of
 from swarm_worker.policy import Seen, due
 from swarm_worker.settings import WorkerSettings
 
@@ -140,3 +143,45 @@ def test_a_spec_is_filled_from_the_policy_where_its_caller_left_it_open() -> Non
     filled = RunSpec(adapter="bot", space="delta", search_items=80, reason="why").filled(options)
     assert (filled.optimizer, filled.max_item_generations, filled.reason) == ("random_search", 5000, "why")
     assert (filled.space, filled.search_items) == ("delta", 80)
+
+
+def test_a_fall_is_shown_where_there_is_one_and_rarely_where_there_is_none() -> None:
+    """100 ratings each at level 0.99, 2,000 champions: about 1% alarm for nothing; 25 points less is seen 9 times of 10; with a
+    margin of 10 points a fall of 10 is none."""
+    rng = np.random.default_rng(9)
+
+    def share(after: float, **asked: float) -> float:
+        policy = DropPolicy(**asked)  # type: ignore[arg-type]
+        alarms = 0
+        for _ in range(2000):
+            ratings = [*(rng.random(100) < 0.7).astype(float), *(rng.random(100) < after).astype(float)]
+            drop = drop_of(ratings, 200, policy)
+            alarms += drop is not None and drop.dropped
+        return alarms / 2000
+
+    assert share(0.7) < 0.01 + 3 * (0.01 * 0.99 / 2000) ** 0.5
+    assert share(0.45) > 0.85
+    assert share(0.6, by=0.1) < 0.01 + 3 * (0.01 * 0.99 / 2000) ** 0.5
+
+
+@settings(deadline=None)
+@given(held=st.integers(0, 300), new=st.integers(0, 300))
+def test_a_block_is_tested_when_it_is_whole_and_answers_for_no_more_than_came_since(held: int, new: int) -> None:
+    """Of ratings that say when they came, the latest are of one block that began when the last run did, or behind the first."""
+    ratings = [float(place) for place in range(held + new)]
+    drop = drop_of(ratings, new, DropPolicy(ratings=20))
+    begins = max(held, 20)
+    whole = (held + new - begins) // 20
+    assert (drop is None) == (whole < 1)
+    if drop is not None:
+        start = begins + (whole - 1) * 20
+        assert drop.latest == sum(ratings[start : start + 20]) / 20
+        assert drop.first == sum(ratings[:20]) / 20
+
+
+def test_ratings_that_are_all_alike_are_no_certainty() -> None:
+    """20 of 20 good and then 20 of 20 bad is a fall; 20 and then 19 is none; and nothing divides by 0."""
+    policy = DropPolicy(ratings=20)
+    assert drop_of([1.0] * 20 + [0.0] * 20, 40, policy).dropped  # type: ignore[union-attr]
+    assert not drop_of([1.0] * 39 + [0.0], 40, policy).dropped  # type: ignore[union-attr]
+    assert not drop_of([1.0] * 40, 40, policy).dropped  # type: ignore[union-attr]
