@@ -78,10 +78,10 @@ def met(figures: Figures) -> bool:
     """The bars: worse and broken ones all off within 200 of their answers, nine in ten better ones on, one equal in 20 moved."""
     return (
         figures["bad_rolled_back"] == figures["bad"]
-        and figures["broken_rolled_back"] == figures["broken"]
+        and figures.get("broken_rolled_back") == figures.get("broken")
         and figures["answers_by_bad_max"] <= 200
         and figures["good_promoted"] >= 0.9 * figures["good"]
-        and figures["false_moves"] <= 0.05 * figures["equal"]
+        and figures.get("false_moves", 0) <= 0.05 * figures.get("equal", 0)
     )
 
 

@@ -111,7 +111,9 @@ class Stage:
             await self.look()
             run = await asyncio.to_thread(self.registry.runs.get, run.id)
         event = next(e for e in await asyncio.to_thread(self.registry.history, self.adapter) if "trial" in e.details)
-        return Ended(_verdict(event), self.answers[f"{self.adapter}@{version}"], self.answers.total(), run.outcome, run)
+        return Ended(
+            verdict_of(event), self.answers[f"{self.adapter}@{version}"], self.answers.total(), run.outcome, run
+        )
 
     async def look(self) -> None:
         """Some users ask and rate; then a tick, and the replica follows what it moved."""
@@ -245,5 +247,6 @@ async def stage(
         gc.unfreeze()
 
 
-def _verdict(event: Event) -> str:
+def verdict_of(event: Event) -> str:
+    """How a trial ended, by the event that ended it."""
     return "promoted" if event.kind == "promoted" else str(event.details["trial"]["verdict"])

@@ -108,10 +108,11 @@ class FeedbackLog:
         """Every one, oldest first, without what a later one replaced."""
         return standing(self.all(adapter))
 
-    def pages(self, adapter: str) -> Iterator[list[Feedback]]:
-        """Every one, oldest first; a thousand at a time, so that Redis answers others in between."""
+    def pages(self, adapter: str, beyond: int = 0) -> Iterator[list[Feedback]]:
+        """Every one, oldest first; a thousand at a time, so that Redis answers others in between. ``beyond``: without the
+        first so many."""
         redis: Any = self._redis
-        order, after = self._keys.feedback_order(adapter), "-inf"
+        order, after = self._keys.feedback_order(adapter), f"({beyond}"
         while page := redis.zrangebyscore(order, after, "+inf", start=0, num=_PAGE, withscores=True):
             yield self._read(adapter, [member for member, _ in page])
             after = f"({page[-1][1]:.0f}"

@@ -316,7 +316,8 @@ class Registry(Moves):
         """As ``Moves.start_canary``; the event carries the sums of both versions, which the trial is decided from."""
         champion = self.rollout(adapter).champion
         sums = self.figures.sums(adapter, [number for number in (champion, version) if number is not None])
-        how["details"] = {**(how.get("details") or {}), "sums": {str(number): of for number, of in sums.items()}}
+        begin = {"sums": {str(number): of for number, of in sums.items()}, "feedback": self.feedback.count(adapter)}
+        how["details"] = {**(how.get("details") or {}), **begin}
         return super().start_canary(adapter, version, share, **how)
 
     def set_policy(self, adapter: str, policy: Policy, **how: Unpack[How]) -> Rollout:

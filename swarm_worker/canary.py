@@ -20,7 +20,9 @@ from registry.errors import RegistryDown, ShoalError
 from registry.policy import Policy
 from registry.records import Event, Rollout, now
 from registry.registry import Registry
+from registry.standing import standing
 from swarm_worker.champion_watch import fallen
+from swarm_worker.raters import design_effects
 from swarm_worker.trial import Trial, ratings, trial_of
 from swarm_worker.verdict import Verdict, judge
 
@@ -45,6 +47,8 @@ def tend_trials(registry: Registry) -> list[str]:
             raise
         except ShoalError as error:
             log.info("the trial of %s stays as it is: %s", adapter, error.message)
+        except Exception:
+            log.exception("the trial of %s could not be looked at", adapter)
         else:
             told += [done] if done else []
     return told
@@ -109,9 +113,16 @@ class _Tended:
         strata = self.trial.strata(counted)
         first = self.trial.now is self.trial.began
         verdict = judge(canary, strata, first_share=first)
+        if verdict.kind in ("better", "worse"):  # a move: who said so is read only now, for it costs reading all of it
+            verdict = judge(canary, strata, first_share=first, effects=self._effects())
         rated = ratings(strata[-1:])
         here = rated[0][0].n if rated else 0.0
         return verdict, here >= (max(canary.early_ratings, canary.min_ratings) if first else canary.min_ratings)
+
+    def _effects(self) -> tuple[float, float]:
+        pages = self.registry.feedback.pages(self.trial.adapter, self.trial.began.feedback)
+        said = standing(feedback for page in pages for feedback in page)
+        return design_effects(said, self.trial.version, self.trial.champion)
 
     def _given_up(self, verdict: Verdict) -> Verdict | None:
         """Why the trial ends without anybody to blame, if it does."""

@@ -73,22 +73,25 @@ class Walk:
         return self.place / math.sqrt(self.information)
 
 
-def walk(strata: Sequence[Stratum], *, margin: float = 0.0, unit: bool = True) -> Walk | None:
+def walk(
+    strata: Sequence[Stratum], *, margin: float = 0.0, unit: bool = True, effects: tuple[float, float] = (1.0, 1.0)
+) -> Walk | None:
     """Where the difference of the means, minus ``margin``, has walked to; None while nothing can be compared.
 
     ``unit``: the numbers lie in [0, 1]. Their variance is then estimated with one 0 and one 1 more on each side, so that a
-    handful that are all alike does not pass for certainty (Agresti and Caffo 2000); else as it is.
+    handful that are all alike does not pass for certainty (Agresti and Caffo 2000); else as it is. ``effects``: by how much the
+    variance of each side's mean is greater, because its numbers are not independent of each other.
     """
     both = [(ours, theirs) for ours, theirs in strata if ours.n > 0 and theirs.n > 0]
     if not both:
         return None
-    variances = _variance((ours for ours, _ in both), unit), _variance((theirs for _, theirs in both), unit)
+    variances = [_variance(side, unit, effect) for side, effect in zip(zip(*both, strict=True), effects, strict=True)]
     information = gained = spread = 0.0
     for ours, theirs in both:
         weight = ours.n * theirs.n / (ours.n + theirs.n)
         information += weight
         gained += weight * (ours.total / ours.n - theirs.total / theirs.n)
-        spread += weight**2 * (variances[0] / ours.n + variances[1] / theirs.n)
+        spread += weight**2 * (effects[0] * variances[0] / ours.n + effects[1] * variances[1] / theirs.n)
     n, n_champion = sum(ours.n for ours, _ in both), sum(theirs.n for _, theirs in both)
     deviation = math.sqrt(spread / information)  # of one number, the two sides' taken together
     moved = gained - margin * information
@@ -122,9 +125,9 @@ def mixture_bound(level: float, information: float, best_at: float) -> float:
     return math.sqrt(2 * time * math.log(math.sqrt(time / rho) / (2 * level) + 1))
 
 
-def _variance(sides: Iterable[Sums], unit: bool) -> float:
-    added = list(sides)
-    n, total, squares = (sum(values) for values in zip(*((s.n, s.total, s.square_sum) for s in added), strict=True))
+def _variance(sides: Iterable[Sums], unit: bool, effect: float) -> float:
+    added = ((one.n / effect, one.total / effect, one.square_sum / effect) for one in sides)  # as of independent ones
+    n, total, squares = (sum(values) for values in zip(*added, strict=True))
     if unit:
         n, total, squares = n + 2, total + 1, squares + 1
     return max(0.0, squares / n - (total / n) ** 2)

@@ -21,7 +21,8 @@ Counted = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A share, and since when. ``begin``: the sums of each version then. ``by_itself``: no person asked for it."""
+    """A share, and since when. ``begin``: the sums of each version then; ``feedback``: how many there were. ``by_itself``: no
+    person asked for it."""
 
     share: float
     at: datetime
@@ -31,6 +32,7 @@ class Step:
     recheck: bool
     run: str | None
     revision: int
+    feedback: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def _step(event: Event) -> Step:
         recheck=bool(told.get("recheck")),
         run=told.get("run"),
         revision=event.revision,
+        feedback=int(event.details.get("feedback", 0)),
     )
 
 

@@ -39,30 +39,32 @@ class Verdict:
     rated: Walk | None = None
 
 
-def judge(policy: CanaryPolicy, strata: Sequence[tuple[Counted, Counted]], *, first_share: bool = False) -> Verdict:
-    """The verdict on what was counted at each share. ``first_share``: the share was not raised yet."""
-    rated = walk(ratings(strata))
+def judge(
+    policy: CanaryPolicy,
+    strata: Sequence[tuple[Counted, Counted]],
+    *,
+    first_share: bool = False,
+    effects: tuple[float, float] = (1.0, 1.0),
+) -> Verdict:
+    """The verdict on what was counted at each share. ``first_share``: the share was not raised yet. ``effects``: how much less
+    the ratings say because some raters gave many (``swarm_worker/raters.py``)."""
+    rated = walk(ratings(strata), effects=effects)
     figures: dict[str, Any] = {"ratings": _told(rated, policy)}
     for found in (_fails(policy, strata, figures), _slow(policy, strata, figures)):
         if found:
             return Verdict("worse", found, figures, rated)
     if rated is None or min(rated.n, rated.n_champion) < policy.min_ratings:
         return Verdict("go_on", "there are too few ratings to say anything", figures, rated)
-    return _by_ratings(policy, strata, rated, figures, first_share=first_share)
+    blamed = walk(ratings(strata), margin=-policy.tolerance, effects=effects) or rated
+    return _by_ratings(policy, rated, blamed, figures, first_share=first_share)
 
 
 def _by_ratings(
-    policy: CanaryPolicy,
-    strata: Sequence[tuple[Counted, Counted]],
-    rated: Walk,
-    figures: dict[str, Any],
-    *,
-    first_share: bool,
+    policy: CanaryPolicy, rated: Walk, blamed: Walk, figures: dict[str, Any], *, first_share: bool
 ) -> Verdict:
+    """``blamed``: the same walk, measured from the margin that blame, and a promotion of what is no worse, must be beyond."""
     told = _sentence(rated, figures["ratings"])
     no_worse = policy.promote_on == "no_worse"
-    # The same walk, measured from the margin that blame, and promotion, must be beyond.
-    blamed = walk(ratings(strata), margin=-policy.tolerance) or rated
     praised = blamed if no_worse else rated
     if -blamed.place >= _blame_bound(policy, blamed.information):
         return Verdict("worse", f"it is rated lower: {told}", figures, rated)

@@ -357,3 +357,17 @@ def test_a_hard_week_is_no_bad_champion(watched: Registry) -> None:
     rollout = watched.rollout(BOT)
     assert (rollout.champion, rollout.challenger, rollout.withdrawn) == (2, None, ())
     assert tend_trials(watched) == []
+
+
+def test_one_loud_user_promotes_nobody(bots: Registry) -> None:
+    """Hundreds of thumbs up by one person on the version's side: the figures say better, the raters do not, and it goes on."""
+    bots.set_policy(BOT, Policy(canary=CANARY.model_copy(update={"steps": (0.5,)})), by="test")
+    a_run(bots)
+    rate(bots, 1, 250, 0.5)
+    loud = [
+        Feedback(id=f"loud-{n}", adapter=BOT, version=2, prompt=f"q{n}", answer="a", rating=1.0, rater="loud", at=now())
+        for n in range(250)
+    ]
+    bots.feedback.add_many(loud)
+    assert tend_trials(bots) == []
+    assert bots.rollout(BOT).challenger == 2
