@@ -15,11 +15,26 @@ from shoal.errors import LocalProblem
 app = typer.Typer(help="Show or change what happens to an adapter by itself.", rich_markup_mode="markdown")
 
 
+DURATIONS = frozenset({"adapt_every", "max_seconds", "last", "dwell", "longest", "keep_for"})
+"""Fields that are seconds, and read better with a unit."""
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
 @app.command()
-def show(name: Name, url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
+def show(
+    name: Name,
+    yaml: Annotated[bool, typer.Option("--yaml", help="As a file that `shoal policy set` takes.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
     """Show an adapter's policy; a dash leaves the field to the worker's setting."""
     with connect(url, api_key) as client:
-        _print(client.policy(name), json)
+        told = client.policy(name)
+    if yaml:
+        output.say(_to_yaml(_spelled(told["policy"])).rstrip())
+    else:
+        _print(told, json)
 
 
 @app.command("set")
@@ -63,8 +78,26 @@ def _yaml(file: Path, text: str) -> Any:
         raise LocalProblem(f"{file} is neither YAML nor JSON: {error}") from error
 
 
+def _to_yaml(policy: dict[str, Any]) -> str:
+    try:
+        import yaml
+    except ImportError:  # the bare client: JSON is YAML, too
+        return json_of.dumps(policy, indent=2)
+    return str(yaml.safe_dump(policy, sort_keys=False, allow_unicode=True))
+
+
+def _spelled(value: Any, name: str = "") -> Any:
+    """A policy as a person writes it: durations with a unit, without the number of its schema."""
+    if isinstance(value, dict):
+        return {key: _spelled(held, key) for key, held in value.items() if key != "schema_number"}
+    if name not in DURATIONS or not isinstance(value, (int, float)) or not value:
+        return value
+    unit, length = next((pair for pair in _UNITS if value % pair[1] == 0), ("s", 1))
+    return f"{value / length:g}{unit}"
+
+
 def _print(answer: dict[str, Any], json: bool) -> None:
     if json:
         output.print_json(answer)
         return
-    output.figures({key: value for key, value in answer["policy"].items() if key != "schema_number"}, indent="")
+    output.figures(_spelled(answer["policy"]), indent="")

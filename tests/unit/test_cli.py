@@ -11,15 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from registry.durations import seconds
+from registry.policy import Policy
 from registry.snapshot_filter import SnapshotFilter
 from shoal.cli import app as cli
 from shoal.cli import plugins
+from shoal.cli.policy import DURATIONS
 from tests.unit import fake_shoal
 from tests.unit.fake_shoal import FakeShoal
 
 COMMANDS = ["up", "status", "version", "adapters", "versions", "history", "lineage", "promote", "rollback", "canary"]
-COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "import", "export", "feedback", "adapt", "runs", "snapshot"]
+COMMANDS += [
+    "metrics",
+    "pin",
+    "unpin",
+    "retire",
+    "policy",
+    "guard",
+    "import",
+    "export",
+    "feedback",
+    "adapt",
+    "runs",
+    "snapshot",
+]
 COMMANDS += ["metrics", "pin", "unpin", "retire", "policy", "guard", "import", "export", "feedback", "adapt", "runs"]
 
 
@@ -158,9 +175,29 @@ def test_a_policy_is_set_from_a_file(fake: FakeShoal, shoal: Shoal, tmp_path: Pa
     file.write_text("adapt_every: 6h\npromote: false\n")
     assert shoal("policy", "set", "bot", "--file", str(file), "--reason", "calm")[0] == 0
     assert fake.asked[0].json == {"policy": {"adapt_every": "6h", "promote": False}, "reason": "calm"}
-    assert "adapt_every    2.16e+04" in shoal("policy", "show", "bot")[1]
+    assert "adapt_every    6h" in shoal("policy", "show", "bot")[1]
+    file.write_text(shoal("policy", "show", "bot", "--yaml")[1])
+    assert shoal("policy", "set", "bot", "--file", str(file))[0] == 0
+    assert fake.asked[-1].json == {"policy": policy | {"adapt_every": "6h"}}
     file.write_text("just words")
     assert shoal("policy", "set", "bot", "--file", str(file))[0] == 1
+
+
+def test_every_duration_of_a_policy_is_shown_with_its_unit() -> None:
+    """The command line, which knows no records of policies, names exactly those fields that are seconds."""
+
+    def seconds_of(record: type[BaseModel]) -> set[str]:
+        found = set()
+        for name, field in record.model_fields.items():
+            kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            marks = [*field.metadata, *(mark for kind in kinds for mark in getattr(kind, "__metadata__", ()))]
+            if any(getattr(mark, "func", None) is seconds for mark in marks):
+                found.add(name)
+            for kind in kinds:
+                found |= seconds_of(kind) if isinstance(kind, type) and issubclass(kind, BaseModel) else set()
+        return found
+
+    assert seconds_of(Policy) == DURATIONS
 
 
 def test_suites_are_added_listed_and_removed(fake: FakeShoal, shoal: Shoal, tmp_path: Path) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
 from registry.logs import LogSettings
+from registry.policy import Policy
 from registry.settings import RegistrySettings
+from registry.suites import Suite
 from service.settings import ServiceSettings
 from shoal.settings import UpSettings
 from swarm_worker.settings import WorkerSettings
@@ -159,3 +165,37 @@ def test_the_map_of_the_house_names_files_that_exist() -> None:
         r"`((?:registry|service|shoal|swarm_worker|starter)/[\w./]+\.py)`", text("docs/architecture.md")
     ):
         assert (ROOT / name).is_file(), name
+
+
+def test_every_field_of_a_policy_is_documented() -> None:
+    """docs/adaptation.md (of a snapshot's filter, docs/snapshots.md) names each field, those of the records in it, too."""
+    documented = text("docs/adaptation.md") + text("docs/snapshots.md")
+
+    def fields(record: type[BaseModel]) -> Iterator[str]:
+        for name, field in record.model_fields.items():
+            yield field.alias or name
+            for kind in kinds(field.annotation):
+                yield from fields(kind)
+
+    def kinds(annotation: Any) -> list[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return [annotation]
+        return [kind for part in getattr(annotation, "__args__", ()) for kind in kinds(part)]
+
+    for name in {*fields(Policy), *fields(Suite)} - {"schema_number"}:
+        assert re.search(
+            rf"`{name}`|`[a-z_]+\.{name}`|^\s*(- )?{name}:|\"{name}\"|[{{,] ?{name}[,:}}]", documented, re.M
+        ), name
+
+
+def test_every_policy_and_suite_that_is_shown_is_one() -> None:
+    """Each block of YAML in docs/adaptation.md reads as a policy, each of JSON as a suite."""
+    import yaml
+
+    blocks = re.findall(r"```(yaml|json)\n(.*?)```", text("docs/adaptation.md"), re.S)
+    assert {language for language, _ in blocks} == {"yaml", "json"}
+    for language, block in blocks:
+        if language == "yaml":
+            Policy.read(yaml.safe_load(block))
+        else:
+            Suite.read(json.loads(block))
