@@ -54,8 +54,8 @@ def test_all_looks_together_spend_no_more_than_they_may(level: float, looks: int
 
 
 def test_the_first_look_asks_what_the_interval_asks() -> None:
-    """The correction costs the first look nothing: its allowance, 3.0%, is more than the 95% interval's own tail, 2.5%."""
-    assert allowed(GatePolicy(), 1) == pytest.approx(0.0304, abs=1e-4)
+    """The correction costs the first look nothing: its allowance, 2.55%, is no less than the 95% interval's own tail, 2.5%."""
+    assert allowed(GatePolicy(), 1) == pytest.approx(0.0255, abs=1e-4)
     assert allowed(NONE, 1) == allowed(NONE, 50) == pytest.approx(0.025)
     before = [float(i < 78) for i in range(150)]
     after = [float(i < 100) for i in range(150)]
@@ -70,7 +70,7 @@ def test_a_later_look_asks_for_more_and_says_so() -> None:
     assert (first.passed, first.look, first.p) == (True, 1, pytest.approx(1 / 64))
     assert not third.passed
     assert third.reason.endswith(
-        "not enough: by chance 0.016, and look 3 at a challenger of this champion allows 0.0034"
+        "not enough: by chance 0.016, and look 3 at a challenger of this champion allows 0.0037"
     )
 
 
@@ -90,7 +90,7 @@ def test_fifty_looks_without_anything_to_find_promote_at_most_as_often_as_said()
             mine = rng.random(n) < 0.5  # the half that confirms
             before = right[:n][mine].astype(float)
             after = (right[:n] ^ flips)[mine].astype(float)
-            if chance_of_gain(after - before) > 0.0305:
+            if chance_of_gain(after - before) > 0.026:
                 continue  # no gate lets it pass, and a bootstrap is spared
             for gate in (GatePolicy(), NONE):
                 if decide(before, after, seed=look, draws=1000, gate=gate, look=look).passed:
@@ -102,7 +102,7 @@ def test_fifty_looks_without_anything_to_find_promote_at_most_as_often_as_said()
 
 
 def test_what_the_correction_costs_is_known() -> None:
-    """10 points on 200 items, a quarter of which differ: 81% at the first look, 42% at the fifth; 400 items bring 83% back."""
+    """10 points on 200 items, a quarter of which differ: 81% at the first look, 45% at the fifth; 400 items bring 85% back."""
     spread = 0.25**0.5
     at = [power(0.10, spread, n, alpha=allowed(GatePolicy(), look)) for n, look in ((200, 1), (200, 5), (400, 5))]
-    assert at == pytest.approx([0.81, 0.42, 0.83], abs=0.01)
+    assert at == pytest.approx([0.81, 0.45, 0.85], abs=0.01)
