@@ -46,6 +46,7 @@ from service.drain import Drain, DrainGate
 from service.engine import EngineSettings, EngineUnavailable
 from service.engines import make_engine
 from service.engines.die_with_parent import die_with_parent
+from service.feedback_path import FeedbackPath
 from service.gate import Gate, Gatekeeper
 from service.gateway import BASE, ShoalGateway
 from service.intake import Intake
@@ -54,6 +55,7 @@ from service.leases import Leases
 from service.listening import refuse_open_address
 from service.openai_api import openai_router
 from service.openai_path import OpenAIPath
+from service.posts import Posts
 from service.recorder import Recorder
 from service.recording_rules import RecordingRules
 from service.redaction import Redaction
@@ -97,8 +99,9 @@ class Service:
         keyring = Keyring(
             registry.api_keys, settings.home / f"keys-{settings.port}.json", every=min(settings.poll_seconds, 0.5)
         )
+        posts = Posts(lambda some: feedback.keep_posts(some, intake, spool, lambda: bool(replica.problems)))
         bell, tally = Bell(registry_settings), Tally(registry.figures)
-        self.parts = Parts(settings, registry, replica, keyring, bell, recorder, intake, spool, tally)
+        self.parts = Parts(settings, registry, replica, keyring, bell, recorder, intake, posts, spool, tally)
         self.tracer = Tracer.from_environment("shoal-service", settings.replica_id)
         spans = Spans(self.tracer) if self.tracer else None
         if self.tracer:
@@ -281,3 +284,6 @@ class ShoalService:
 ShoalService.add_asgi_middleware(Gate, keeper=app.state.gatekeeper)  # type: ignore[attr-defined]  # a bentoml Service
 ShoalService.add_asgi_middleware(DrainGate, drain=app.state.drain)  # type: ignore[attr-defined]  # a bentoml Service
 ShoalService.add_asgi_middleware(OpenAIPath, gateway=LateGateway(app))  # type: ignore[attr-defined]  # a bentoml Service
+ShoalService.add_asgi_middleware(  # type: ignore[attr-defined]  # a bentoml Service
+    FeedbackPath, parts=lambda: getattr(app.state, "parts", None)
+)

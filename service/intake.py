@@ -30,7 +30,7 @@ class Intake:
         """Keep all of it, for adapters that ``who`` may rate. On an error nothing was kept: AdapterUnknown,
         InteractionUnknown, Forbidden, BadInput, FeedbackConflict, RedactionFailed; RegistryDown."""
         records: list[Feedback] = []
-        for found in self._records(items, who):
+        for found in self._records(items, [who] * len(items)):
             if isinstance(found, ShoalError):
                 raise found
             records.append(found)
@@ -40,8 +40,8 @@ class Intake:
             self._check_there(records)
         return self._registry.feedback.add_many(records, there=True)
 
-    def take_each(self, items: Sequence[Fields], who: Caller | None = None) -> list[Kept | ShoalError]:
-        """Keep what can be kept; for each of the others the error. RegistryDown: for none it is known."""
+    def take_each(self, items: Sequence[Fields], who: Sequence[Caller]) -> list[Kept | ShoalError]:
+        """Keep what can be kept, each for its caller; for each of the others the error. RegistryDown: for none it is known."""
         found = self._records(items, who)
         kept = iter(self._registry.feedback.add_each([one for one in found if isinstance(one, Feedback)], there=True))
         return [next(kept) if isinstance(one, Feedback) else one for one in found]
@@ -53,12 +53,16 @@ class Intake:
         names = self._redaction.installed if every is None else every
         return [self._redaction.fields(item, names) for item in items]
 
-    def _records(self, items: Sequence[Fields], who: Caller | None) -> list[Feedback | ShoalError]:
+    def check_registry(self) -> None:
+        """``RegistryWentBack``."""
+        self._registry.guard.check()
+
+    def _records(self, items: Sequence[Fields], callers: Sequence[Caller | None]) -> list[Feedback | ShoalError]:
         self._rules.refresh()
         asked = {item["request_id"] for item in items if "request_id" in item}  # a set: one question a request
         recorded = self._registry.interactions.get_many(asked)
         found: list[Feedback | ShoalError] = []
-        for item in items:
+        for item, who in zip(items, callers, strict=True):
             try:
                 record = self._record(item, recorded)
                 if who is not None:

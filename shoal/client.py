@@ -224,9 +224,19 @@ class Client:
             answer = {key: held + part.get(key, type(held)()) for key, held in answer.items()}
         return answer
 
-    def feedback(self, adapter: str, *, limit: int = 100) -> dict[str, Any]:
-        """``{"feedback": [...], "total"}``, newest first."""
-        return self._call("GET", "/api/feedback", params={"adapter": adapter, "limit": limit})
+    def feedback(self, adapter: str, *, limit: int | None = 100) -> dict[str, Any]:
+        """``{"feedback": [...], "total", "superseded"}``, newest first: up to ``limit``, or (None) all."""
+        found: dict[str, Any] = {"feedback": []}
+        while limit is None or len(found["feedback"]) < limit:
+            size = FEEDBACK_BATCH if limit is None else min(FEEDBACK_BATCH, limit - len(found["feedback"]))
+            last = {"before": found["feedback"][-1]["id"]} if found["feedback"] else {}
+            page = self._call("GET", "/api/feedback", params={"adapter": adapter, "limit": size, **last})
+            if not isinstance(page.get("feedback"), list):
+                raise NotShoal(self.url, "its answer to /api/feedback has no list 'feedback'")
+            found = page | {"feedback": found["feedback"] + page["feedback"]}
+            if len(page["feedback"]) < size:
+                break
+        return found
 
     # Runs
 

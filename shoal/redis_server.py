@@ -1,7 +1,9 @@
 """The Redis of this machine: found, configured, and asked in a few bytes, without a client, whether it answers.
 
 A server that `shoal up` starts listens on loopback alone, under a password made for each start (every user of the
-machine can reach a loopback port), and appends every change to a file: what was registered survives.
+machine can reach a loopback port), and appends every change to a file before it answers: what was acknowledged survives. With
+``appendfsync everysec`` Redis answers without writing while an earlier sync is still going on, up to two seconds long, and a
+kill -9 then loses what it said was done (docs/log.md).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class RedisServer:
         config.touch(mode=0o600)
         config.write_text(
             f'bind 127.0.0.1\nport {port}\nrequirepass "{password}"\ndir "{folder}"\n'
-            'appendonly yes\nmaxmemory-policy noeviction\nsave ""\nloglevel warning\n',
+            'appendonly yes\nappendfsync always\nmaxmemory-policy noeviction\nsave ""\nloglevel warning\n',
             encoding="utf-8",
         )
         # Told to end, not killed, if `shoal up` is: it then writes out what it holds.
@@ -96,6 +98,7 @@ def warnings(url: str, timeout: float = 2.0) -> list[str]:
             if not _authenticated(link, url):
                 return []
             told = [_asked(link, "INFO", section) for section in ("memory", "persistence")]
+            synced = _asked(link, "CONFIG", "GET", "appendfsync")  # where it is refused, nothing is known
     except (OSError, ValueError):
         return []
     facts = dict(re.findall(rb"^(\w+):([^\r\n]*)", b"\n".join(told), re.M))
@@ -110,6 +113,11 @@ def warnings(url: str, timeout: float = 2.0) -> list[str]:
         found.append(
             "The Redis has no append-only file, so a crash loses its newest records: "
             "redis-cli CONFIG SET appendonly yes, and write it into its configuration."
+        )
+    elif b"everysec" in synced:
+        found.append(
+            "The Redis answers before its append-only file has what it was told (appendfsync everysec), so a crash loses up "
+            "to two seconds: redis-cli CONFIG SET appendfsync always, and write it into its configuration."
         )
     return found
 

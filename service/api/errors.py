@@ -27,8 +27,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ShoalError)
     async def known(request: Request, error: ShoalError) -> JSONResponse:
-        headers = {"retry-after": "2"} if error.status in (429, 503) else None
-        return JSONResponse(error.body(), error.status, headers)
+        return answer_of(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -40,9 +39,8 @@ def add_error_handlers(app: FastAPI) -> None:
         return _answer(request, error.status_code, CODES.get(error.status_code, "http_error"), str(error.detail), {})
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _answer(request, 500, "internal", "Internal error; it is in the service's log.", {})
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        return unforeseen(request, error)
 
 
 def add_unknown_routes(app: FastAPI) -> None:
@@ -61,6 +59,17 @@ def add_unknown_routes(app: FastAPI) -> None:
             return _answer(request, 405, CODES[405], message, {"allowed": sorted(others)})
         message = f"There is nothing at {request.url.path}. GET /openapi.json lists the routes."
         return _answer(request, 404, CODES[404], message, {})
+
+
+def answer_of(error: ShoalError) -> JSONResponse:
+    """An error of ours under ``/api``."""
+    return JSONResponse(error.body(), error.status, {"retry-after": "2"} if error.status in (429, 503) else None)
+
+
+def unforeseen(request: Request, error: Exception) -> JSONResponse:
+    """A defect of ours: the caller learns that there is one, the log which."""
+    log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(request, 500, "internal", "Internal error; it is in the service's log.", {})
 
 
 def _answer(request: Request, status: int, code: str, message: str, details: dict[str, Any]) -> JSONResponse:

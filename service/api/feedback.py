@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 from starlette.responses import Response
@@ -18,6 +19,9 @@ from service.api.errors import problems_of, told_of
 from service.api.parts import Parts, PartsOf, Who
 from service.auth import Caller
 from service.feedback_body import Batch, FeedbackBody, Fields, PartialBatch
+from service.intake import Intake
+from service.posts import Post, Told
+from service.spool import Spool
 
 router = APIRouter(prefix="/api/feedback", tags=["feedback"])
 # The body is read by hand, for a thousand items at a time: what FastAPI would have told of it stands here, in its place.
@@ -29,22 +33,41 @@ OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"s
 @router.post("", openapi_extra=OPENAPI, response_model=None)
 async def send_feedback(request: Request, parts: PartsOf, who: Who) -> Response:
     """Keep feedback: one item, or a batch, which is taken as a whole or not at all; with ``partial`` each item by itself."""
-    body = _read(await request.body())
+    return await answer_post(await request.body(), parts, who)
+
+
+async def answer_post(raw: bytes, parts: Parts, who: Caller) -> Response:
+    """The answer to a post, whichever way it came in. ``ShoalError``."""
+    body = _read(raw)
+    if isinstance(body, FeedbackBody):
+        return await _single(body.fields(who), parts, who)
     if isinstance(body, PartialBatch):
         return await _partial(body, parts, who)
-    items = body.items if isinstance(body, Batch) else [body]
-    fields = [item.fields(who) for item in items]
+    return await _batch(body, parts, who)
+
+
+async def _single(fields: Fields, parts: Parts, who: Caller) -> Response:
+    """One item; it is stored together with others that come at the same time."""
+    try:
+        kept = await parts.posts.add(fields, who)
+    except InteractionUnknown:  # it came right behind its answer, which may not be recorded yet
+        await _wait_recorded(parts)
+        kept = await parts.posts.add(fields, who)
+    if isinstance(kept, str):
+        return _answer({"spooled": 1, "items": [{"id": kept, "spooled": True}]}, 202)
+    return _answer(_told(kept), 201 if kept[1] else 200)
+
+
+async def _batch(body: Batch, parts: Parts, who: Caller) -> Response:
+    fields = [item.fields(who) for item in body.items]
     try:
         await _check_guard(parts)
         kept = await _settled(parts, fields, who)
     except (RegistryDown, RegistryWentBack):
-        if who.adapters is not None and any(item.get("adapter") not in who.adapters for item in fields):
-            raise  # whose answer a request id names cannot be looked up now
+        _need_adapters(fields, who)
         await asyncio.to_thread(_spool, parts, fields)
         return _answer({"spooled": len(fields), "items": [_waits(item) for item in fields]}, 202)
     count(kept)
-    if isinstance(body, FeedbackBody):
-        return _answer(_told(kept[0]), 201 if kept[0][1] else 200)
     accepted = sum(new for _, new in kept)
     return _answer({"accepted": accepted, "repeated": len(kept) - accepted, "items": [_told(one) for one in kept]}, 201)
 
@@ -57,8 +80,7 @@ async def _partial(body: PartialBatch, parts: Parts, who: Caller) -> Response:
         try:
             good[place] = FeedbackBody.model_validate(item).fields(who)
         except ValidationError as error:
-            problems = problems_of(error.errors(include_url=False, include_input=False))
-            told[place] = BadInput(told_of(problems), problems=problems).body()
+            told[place] = _refused(error).body()
         except ShoalError as error:
             told[place] = error.body()
     fields = list(good.values())
@@ -67,8 +89,7 @@ async def _partial(body: PartialBatch, parts: Parts, who: Caller) -> Response:
         await _check_guard(parts)
         found = await _each_settled(parts, fields, who)
     except (RegistryDown, RegistryWentBack):
-        if who.adapters is not None and any(item.get("adapter") not in who.adapters for item in fields):
-            raise
+        _need_adapters(fields, who)
         await asyncio.to_thread(_spool, parts, fields)
         answer["spooled"] = len(fields)
         told_now = [_waits(item) for item in fields]
@@ -107,30 +128,67 @@ def list_feedback(
     }
 
 
+def keep_posts(posts: Sequence[Post], intake: Intake, spool: Spool, guarded: Callable[[], bool]) -> list[Told]:
+    """What becomes of single posts that are kept together: ``Posts`` calls it in a thread. ``guarded``: whether the registry
+    is in doubt and to be asked."""
+    fields, callers = [item for item, _ in posts], [who for _, who in posts]
+    try:
+        if guarded():
+            intake.check_registry()
+        kept = intake.take_each(fields, callers)
+    except (RegistryDown, RegistryWentBack) as error:
+        return _spooled(posts, intake, spool, error)
+    count([one for one in kept if not isinstance(one, ShoalError)])
+    return list(kept)
+
+
+def _spooled(posts: Sequence[Post], intake: Intake, spool: Spool, down: ShoalError) -> list[Told]:
+    told: list[Told] = [down] * len(posts)
+    good: list[Fields] = []
+    for place, (fields, who) in enumerate(posts):
+        try:
+            _need_adapters([fields], who)
+            good += intake.redacted([fields])
+            told[place] = fields["id"]
+        except ShoalError as error:
+            told[place] = error
+    if good:
+        spool.add(good)
+    return told
+
+
 def count(kept: list[Kept]) -> None:
     """For Prometheus."""
     from service import metrics
 
-    for record, new in kept:
-        if new:
-            metrics.FEEDBACK.labels(record.adapter).inc()
+    for adapter, new in Counter(record.adapter for record, new in kept if new).items():
+        metrics.FEEDBACK.labels(adapter).inc(new)
+
+
+def _need_adapters(fields: list[Fields], who: Caller) -> None:
+    """``RegistryDown`` to a key that is limited, where whose answer a request id names cannot be looked up now."""
+    if who.adapters is not None and any(item.get("adapter") not in who.adapters for item in fields):
+        raise RegistryDown("whose answer this judges cannot be looked up")
 
 
 def _read(raw: bytes) -> FeedbackBody | Batch | PartialBatch:
-    """One item, or a batch: told by the field that only a batch has. ``RequestValidationError``."""
+    """One item, or a batch: told by the field that only a batch has. ``BadInput``."""
     try:
         given = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
-        raise RequestValidationError(
-            [{"type": "json_invalid", "loc": ("body",), "msg": str(error), "input": {}}]
-        ) from None
+        raise BadInput("the body is not valid JSON", problems=[{"field": "", "problem": str(error)}]) from None
     shape: type[FeedbackBody | Batch | PartialBatch] = FeedbackBody
     if isinstance(given, dict) and "items" in given:
         shape = PartialBatch if given.get("partial") is True else Batch
     try:
         return shape.model_validate(given)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from None
+        raise _refused(error) from None
+
+
+def _refused(error: ValidationError) -> BadInput:
+    problems = problems_of(error.errors(include_url=False, include_input=False))
+    return BadInput(told_of(problems), problems=problems)
 
 
 async def _check_guard(parts: Parts) -> None:
@@ -149,10 +207,10 @@ async def _settled(parts: Parts, fields: list[Fields], who: Caller) -> list[Kept
 
 async def _each_settled(parts: Parts, fields: list[Fields], who: Caller) -> list[Kept | ShoalError]:
     """As ``_settled``, for each item by itself."""
-    found = await asyncio.to_thread(parts.intake.take_each, fields, who)
+    found = await asyncio.to_thread(parts.intake.take_each, fields, [who] * len(fields))
     if early := [place for place, one in enumerate(found) if isinstance(one, InteractionUnknown)]:
         await _wait_recorded(parts)
-        again = await asyncio.to_thread(parts.intake.take_each, [fields[place] for place in early], who)
+        again = await asyncio.to_thread(parts.intake.take_each, [fields[place] for place in early], [who] * len(early))
         for place, one in zip(early, again, strict=True):
             found[place] = one
     return found

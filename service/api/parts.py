@@ -16,6 +16,7 @@ from service.bell import Bell
 from service.gate import caller_of
 from service.intake import Intake
 from service.keyring import Keyring
+from service.posts import Posts
 from service.recorder import Recorder
 from service.replica import Replica
 from service.settings import ServiceSettings
@@ -36,6 +37,7 @@ class Parts:
     bell: Bell
     recorder: Recorder
     intake: Intake
+    posts: Posts
     spool: Spool
     tally: Tally
 

@@ -113,7 +113,8 @@ def test_what_a_hook_fails_on_is_not_stored_and_counted(
         with pytest.raises(InteractionUnknown):
             registry.interactions.get(lost)
     assert taking.drops == dict.fromkeys(REASONS, 0) | {"redaction": 2}
-    assert not any("99" in str(registry.redis.get(key)) for key in registry.redis.scan_iter("*interaction*"))
+    stored = registry.redis.scan_iter(f"{registry.settings.namespace}:interaction*")
+    assert not any("boom" in str(registry.redis.get(key)) for key in stored)
 
 
 def test_what_cannot_be_recorded_is_counted_by_its_reason(

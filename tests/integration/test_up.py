@@ -277,9 +277,12 @@ def test_a_redis_of_yours_is_used_as_it_is(start: Start, redis_url: str, home: P
 def test_a_redis_of_yours_that_can_lose_records_is_warned_of(
     start: Start, redis_process: RedisServer, home: Path
 ) -> None:
-    """One that evicts, or writes nothing to disk, is used, and each is named with the command that mends it."""
-    assert redis_server.warnings(redis_process.url) == []
+    """One that evicts, answers before its file has what it was told, or has none, is used, and each is named with its mend."""
+    (told,) = redis_server.warnings(redis_process.url)
+    assert "appendfsync always" in told
     with connect(redis_process.url) as redis:
+        redis.config_set("appendfsync", "always")
+        assert redis_server.warnings(redis_process.url) == []
         redis.config_set("maxmemory-policy", "allkeys-lru")
         redis.config_set("appendonly", "no")
     with start(table(), redis_url=redis_process.url) as up:

@@ -42,6 +42,7 @@ def test_redis_keeps_what_it_is_given() -> None:
     """Append-only file on, nothing evicted: it is a registry, not a cache."""
     command = yaml.safe_load(COMPOSE.read_text())["services"]["redis"]["command"]
     assert "--appendonly yes" in command
+    assert "--appendfsync always" in command
     assert "--maxmemory-policy noeviction" in command
 
 
