@@ -2,10 +2,11 @@
 
 Everything is real but the model: answers pass the service, ratings its API; a run freezes the snapshot, searches (CMA-ES over
 four experts, eight generations), cuts and registers its finalist, passes it through the gate, and what passes goes on trial
-before the same users. A real run on the starter pack takes minutes of CPU, so the model is one of a few hundred numbers: how
-likely it finds an answer is a smooth function of its weights, drawn anew for every question. So a search can climb, and finds
-positions that fit the coins of its half; what they say of the other half is chance. Each run has an adapter of its own and is
-its gate's first look, which may spend most.
+before the same users. A real run on the starter pack takes minutes of CPU, so the model is one of a few hundred numbers that
+says true or false: how likely it finds either is a smooth function of its weights, drawn anew for every question. So a search
+can climb, and finds positions that fit the coins of its half; what they say of the other half is chance. In every second run
+who rates an answer down says the other one: then the gate compares exact answers, and a change is as often right as wrong. Else
+there are thumbs alone. Each run has an adapter of its own and is its gate's first look, which may spend most.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from swarm_worker.settings import WorkerSettings
 from swarm_worker.slices import SliceScorer
 from tests.peft_folders import write_adapter
 
-EXPERTS, GENERATIONS, ANSWERS = 4, 8, 240
-RATES = (0.5, 0.7)
+EXPERTS, GENERATIONS, ASKED = 4, 8, 240
+ANSWERS = ("true", "false")
+RATE = 0.5
 _SPREAD = 4.0  # the standard deviation of an entry of B A times its scale, for the experts that are made here
 Floats = NDArray[np.float64]
 Figures = dict[str, Any]
@@ -44,7 +46,7 @@ Figures = dict[str, Any]
 
 class Linear:
     """A scoring engine over the adapters' own weights: ``log p(answer | question) = -3 + 2 tanh(w . dW)``, where ``w`` is drawn
-    from a hash of question and answer."""
+    from a hash of question and answer. It says what it finds likelier."""
 
     identity = "linear"
     context = 10_000
@@ -68,11 +70,20 @@ class Linear:
 
     @staticmethod
     def _told(weights: Floats, asked: Asked) -> Told:
-        likely = [
-            Likelihood(-3 + 2 * float(np.tanh(_direction(str(q.prompt), q.answer, weights.size) @ weights)), 1)
-            for q in asked.likelihoods
-        ]
-        return Told(tuple(likely), tuple("" for _ in asked.answers))
+        likely = [Likelihood(_log(weights, str(q.prompt), q.answer), 1) for q in asked.likelihoods]
+        return Told(tuple(likely), tuple(_choice(weights, str(prompt)) for prompt in asked.answers))
+
+
+def _log(weights: Floats, prompt: str, answer: str) -> float:
+    return -3 + 2 * float(np.tanh(_direction(prompt, answer, weights.size) @ weights))
+
+
+def _choice(weights: Floats, prompt: str) -> str:
+    return max(ANSWERS, key=lambda answer: _log(weights, prompt, answer))
+
+
+def _other(answer: str) -> str:
+    return next(one for one in ANSWERS if one != answer)
 
 
 @functools.lru_cache(maxsize=256)
@@ -122,10 +133,11 @@ async def _one(trials: Stage, folders: list[Path], policy: CanaryPolicy, number:
         registry.register(adapter, folder, by="bench")
     registry.promote(adapter, 1, by="bench")
     registry.set_policy(adapter, Policy(canary=policy), by="bench")
-    coin = Way(RATES[number % len(RATES)])
+    champion = _update(registry.artifacts.fetch(registry.version(adapter, 1).digest))
+    coin = Way(RATE, says=functools.partial(_choice, champion), corrected=_other if number % 2 else None)
     trials.ways |= {f"{adapter}@{version}": coin for version in range(1, EXPERTS + 2)}
     await trials.followed()
-    await trials.rated(ANSWERS)
+    await trials.rated(ASKED)
     spec = RunSpec(adapter=adapter, seed=number, max_generations=GENERATIONS)
     run = await asyncio.to_thread(lambda: begin(registry, spec, by="bench"))
     await asyncio.to_thread(_search, trials, run)

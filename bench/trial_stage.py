@@ -13,7 +13,7 @@ import gc
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +45,15 @@ QUICK_WAIT = 0.004  # seconds that an answer takes
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a version behaves. ``rate``: how often its users rate it up; ``fails``: how often it answers with an error."""
+    """How a version behaves. ``rate``: how often its users rate it up; ``fails``: how often it answers with an error.
+    ``says``: its answer to a prompt; else the stub's. ``corrected``: who rates it down says what would have been right."""
 
     rate: float
     fails: float = 0.0
     seconds: float = QUICK_WAIT
     keeps_format: bool = True
+    says: Callable[[str], str] | None = None
+    corrected: Callable[[str], str] | None = None
 
 
 class Cast(StubEngine):
@@ -68,7 +71,8 @@ class Cast(StubEngine):
         answer = await super().complete(body, model, request_id)
         if not isinstance(answer, dict):
             raise TypeError("users here ask for whole answers")
-        text = json.dumps({"said": answer["choices"][0]["text"]})
+        said = json.dumps({"said": answer["choices"][0]["text"]})
+        text = way.says(body["prompt"]) if way.says else said
         answer["choices"][0]["text"] = text if way.keeps_format else text[:-1]
         return answer
 
@@ -127,7 +131,7 @@ class Stage:
         """So many users ask, and rate what they are answered."""
         answered = [answer for start in range(0, n, AT_ONCE) for answer in await self._asked(min(AT_ONCE, n - start))]
         ratings = [
-            {"request_id": request, "rating": self._liked(version, text), "rater": request}
+            {"request_id": request, "rater": request} | self._judged(version, text)
             for request, version, text in answered
             if text is not None
         ]
@@ -179,12 +183,14 @@ class Stage:
         self.answers[version] += 1
         return headers["x-request-id"], version, json.loads(answer)["choices"][0]["text"] if status == 200 else None
 
-    def _liked(self, version: str, text: str) -> float:
+    def _judged(self, version: str, text: str) -> dict[str, Any]:
+        way = self.ways[version]
         try:
             json.loads(text)
         except ValueError:
-            return 0.0
-        return float(self.rng.random() < self.ways[version].rate)
+            return {"rating": 0.0}
+        liked = self.rng.random() < way.rate
+        return {"rating": float(liked)} | ({"correction": way.corrected(text)} if way.corrected and not liked else {})
 
     async def _call(self, method: str, path: str, body: Any) -> tuple[int, dict[str, str], bytes]:
         """One request to the app, without a socket."""
