@@ -44,10 +44,10 @@ class Seen:
 class Memory:
     """What a caller of ``start_due_runs`` keeps from tick to tick, so that what was asked is not asked again at once; losing it
     costs time alone. ``refused``: adapters that were due and could not begin (too little usable feedback, too few experts), with
-    the feedback and the rollout's revision that they had: more of either, and they are asked again. ``tested``: where the
-    champion's ratings were read, the feedback, the revision and the latest run."""
+    the feedback, the rollout's revision and the versions that they had: once one is another they are asked again.
+    ``tested``: where the champion's ratings were read, the feedback, the revision and the latest run."""
 
-    refused: dict[str, tuple[int, int]] = field(default_factory=dict)
+    refused: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     tested: dict[str, tuple[int, int, str]] = field(default_factory=dict)
 
 
@@ -62,7 +62,7 @@ def start_due_runs(registry: Registry, settings: WorkerSettings, memory: Memory 
         policy = policies.get(adapter.name, Policy())
         if policy.adapt == "never" or not (settings.adapt_every > 0 or _starts(policy)):
             continue
-        state = (registry.feedback.count(adapter.name), adapter.rollout.revision)
+        state = (registry.feedback.count(adapter.name), adapter.rollout.revision, adapter.versions)
         if memory.refused.get(adapter.name) == state:
             continue
         try:

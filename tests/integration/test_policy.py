@@ -181,6 +181,19 @@ def test_what_cannot_begin_is_not_tried_at_every_tick(
     assert [start_due_runs(registry, WorkerSettings(), memory) for _ in range(3)] == [[], [], []]
     assert len(tried) == 1
     give(registry, 90, first=10)
+    (run,) = start_due_runs(registry, WorkerSettings(), memory)
+    registry.runs.cancel(run.id, outcome="test")
+
+
+def test_an_adapter_that_lacked_experts_is_asked_again_when_it_has_them(registry: Registry, tmp_path: Path) -> None:
+    """An import moves no rollout, and is noticed all the same."""
+    registry.register(BOT, write_adapter(tmp_path / "one", seed=1), by="test")
+    registry.promote(BOT, 1, by="test")
+    registry.set_policy(BOT, Policy(adapt_after=10), by="test")
+    give(registry, 100)
+    memory = Memory()
+    assert [start_due_runs(registry, WorkerSettings(), memory) for _ in range(2)] == [[], []]
+    registry.register(BOT, write_adapter(tmp_path / "two", seed=2), by="test")
     assert len(start_due_runs(registry, WorkerSettings(), memory)) == 1
 
 
