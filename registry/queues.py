@@ -38,6 +38,7 @@ def celery_options(redis_url: str, namespace: str) -> dict[str, Any]:
             "socket_connect_timeout": 5,
         },
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # for ever: a worker that gave up would need somebody to start it
         "task_ignore_result": True,
         "task_serializer": "json",
         "accept_content": ["json"],

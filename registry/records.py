@@ -426,6 +426,7 @@ class Run(Record):
     """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON.
 
     ``gate``, ``guards``: what its finalist must show and may not lose, as the adapter's policy said when the run began.
+    ``moving``: it is about to move the rollout, and is not cancelled any more.
     """
 
     id: str
@@ -436,6 +437,7 @@ class Run(Record):
     created_by: str
     finished_at: datetime | None = None
     promoting_since: datetime | None = None
+    moving: bool = False
     rollout_revision: int = 0
     champion: ExpertRef | None = None
     experts: tuple[ExpertRef, ...] = ()

@@ -119,10 +119,10 @@ class Runs:
         self._redis.delete(self._key(run_id, "stumbled", str(revision)))
 
     def cancel(self, run_id: str, *, outcome: str) -> Run:
-        """End a going run; one that ended stays as it ended."""
+        """End a going run; one that ended stays as it ended, and one that is moving the rollout this moment ends as that ends."""
         while True:
             run = self.get(run_id)
-            if not run.going:
+            if not run.going or run.moving:
                 return run
             ended = run.model_copy(update={"status": "cancelled", "outcome": outcome, "finished_at": now()})
             if (saved := self.save(ended)) is not None:

@@ -214,6 +214,12 @@ class RunDriver:
     def _promote(self, run: Run) -> None:
         """Ask the replicas to get ready, come back until they are, then move the champion, if nobody moved it meanwhile."""
         adapter, version = run.spec.adapter, int(run.version or 0)
+        if own := self._own_move(run):  # and died before it could say so
+            if own == "promoted":
+                self._end_promoted(run)
+            else:
+                self._follow_trial(run)
+            return
         readiness = self.registry.replicas.readiness(adapter, version)
         waited = (now() - (run.promoting_since or run.created_at)).total_seconds()
         if readiness.refused or (readiness.waiting and waited > self.settings.ready_timeout):
@@ -236,6 +242,11 @@ class RunDriver:
                 run, "done", f"Registered {adapter}@{version}, not promoted: the adapter's policy changed meanwhile."
             )
             return
+        if not run.moving:
+            saved = self.registry.runs.save(run.model_copy(update={"moving": True}))
+            if saved is None:
+                return  # cancelled meanwhile, or somebody else is at it
+            run = saved
         try:
             if policy.canary.automatic:
                 begin_trial(self.registry, run, policy.canary, expected_revision=expected)
@@ -256,7 +267,23 @@ class RunDriver:
                 raise
             self._end(run, "done", f"Registered {adapter}@{version}; not promoted: {error.message}")
         else:
-            self._end(run.model_copy(update={"promoted": True}), "done", f"Promoted {adapter}@{version}. {run.outcome}")
+            self._end_promoted(run)
+
+    def _end_promoted(self, run: Run) -> None:
+        told = f"Promoted {run.spec.adapter}@{run.version}. {run.outcome}"
+        self._end(run.model_copy(update={"promoted": True}), "done", told)
+
+    def _own_move(self, run: Run) -> str | None:
+        """The kind of the event by which this run moved the rollout, if it did: asked of the history, which forgets nothing."""
+        before: int | None = None
+        while page := self.registry.history(run.spec.adapter, before=before):
+            for event in page:
+                if event.by == run.id and event.kind in ("promoted", "canary_started"):
+                    return event.kind
+                if event.kind not in QUIET and event.revision <= run.rollout_revision:
+                    return None
+            before = page[-1].number
+        return None
 
     def _follow_trial(self, run: Run) -> None:
         """The trial moves by itself (``swarm_worker/canary.py``); the run tells of it, and ends with it."""
@@ -265,7 +292,7 @@ class RunDriver:
             return
         told = f"on trial with {share_now(self.registry, run):.0%} of the traffic"
         if (run.status, run.outcome) != ("canary", told):
-            self.registry.runs.save(run.model_copy(update={"status": "canary", "outcome": told}))
+            self.registry.runs.save(run.model_copy(update={"status": "canary", "outcome": told, "moving": False}))
 
     def _same_traffic(self, adapter: str, since: int) -> bool:
         """Whether nothing after the revision ``since`` changed who answers whom."""
@@ -369,7 +396,7 @@ class RunDriver:
         self.send_due(run.id, step)
 
     def _end(self, run: Run, status: str, outcome: str) -> None:
-        ended = run.model_copy(update={"status": status, "outcome": outcome, "finished_at": now()})
+        ended = run.model_copy(update={"status": status, "outcome": outcome, "finished_at": now(), "moving": False})
         if self.registry.runs.save(ended):
             self.log("run %s of %s: %s. %s", run.id, run.spec.adapter, status, outcome)
 

@@ -10,7 +10,7 @@ import pytest
 
 from registry.adaptation import begin
 from registry.errors import RegistryDown
-from registry.records import Run, RunSpec
+from registry.records import Replica, Run, RunSpec, now
 from registry.runs import Runs
 from swarm_worker.run import RunDriver, search_step
 from swarm_worker.slices import MOST_CLAIMS
@@ -300,3 +300,61 @@ def test_however_a_generation_is_cut_the_same_comes_out(workshop: Workshop, tmp_
         workshop.driver = RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None)
         outcomes.append(same(workshop.finish(started(workshop))))
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def promoting(workshop: Workshop) -> Run:
+    """A run whose finalist, an import, is registered and about to be promoted."""
+    run = started(workshop, RunSpec(adapter=BOT))
+    saved = workshop.registry.runs.save(run.model_copy(update={"status": "promoting", "version": 2}))
+    assert saved is not None
+    return saved
+
+
+def test_killed_between_the_promotion_and_its_record(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion has moved, the run does not know: whatever a replica says by then, the run ends as promoted, and the history
+    has one promotion."""
+    run = promoting(workshop)
+
+    def end(*args: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(RunDriver, "_end", end)
+    with pytest.raises(Killed):
+        workshop.driver.advance(run.id)
+    monkeypatch.undo()
+    assert workshop.registry.rollout(BOT).champion == 2
+    refused = Replica(id="r", at=now(), refused={f"{BOT}@2": "out of memory"})
+    workshop.registry.replicas.beat(refused, ttl=60)
+    workshop.driver.advance(run.id)
+    ended = workshop.registry.runs.get(run.id)
+    assert (ended.status, ended.promoted) == ("done", True), ended.outcome
+    promotions = [event for event in workshop.registry.history(BOT) if event.kind == "promoted" and event.by == run.id]
+    assert len(promotions) == 1
+
+
+def test_a_cancelled_run_does_not_promote(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled at the last moment: either it is cancelled and the champion stays, or it was too late and both say promoted."""
+    runs, real = workshop.registry.runs, workshop.registry.policy
+    run = promoting(workshop)
+
+    def policy(adapter: str) -> Any:
+        runs.cancel(run.id, outcome="in time")
+        return real(adapter)
+
+    monkeypatch.setattr(workshop.registry, "policy", policy)
+    workshop.driver.advance(run.id)
+    monkeypatch.undo()
+    assert runs.get(run.id).status == "cancelled"
+    assert workshop.registry.rollout(BOT).champion == 1
+
+    late = promoting(workshop)
+    move = workshop.registry.promote
+
+    def promote(*args: Any, **named: Any) -> Any:
+        assert runs.cancel(late.id, outcome="too late").going
+        return move(*args, **named)
+
+    monkeypatch.setattr(workshop.registry, "promote", promote)
+    workshop.driver.advance(late.id)
+    assert (runs.get(late.id).status, runs.get(late.id).promoted) == ("done", True)
+    assert workshop.registry.rollout(BOT).champion == 2
