@@ -28,6 +28,7 @@ CAUSES = ("operator", "run", "canary")
 """Who may have made them: a person, a run whose finalist passed the gate, a trial that was decided by itself."""
 ENDINGS = ("promoted", "done", "stopped", "failed", "cancelled")
 DECISIONS = ("passed", "failed")
+_SEARCHED = ("confirming", "promoting", "canary", "done", "stopped")  # the last generation is over as well
 
 
 @dataclass
@@ -211,7 +212,7 @@ def cause_of(event: Event) -> str:
 
 def _add_work(run: Run, generations: Counter[str], items: Counter[str], seconds: Counter[str]) -> None:
     adapter = run.spec.adapter
-    generations[adapter] += run.generation
+    generations[adapter] += run.generation + (run.status in _SEARCHED)
     items[adapter] += run.item_generations
     seconds[adapter] += run.search_seconds  # type: ignore[assignment]  # a Counter adds up floats as well
 

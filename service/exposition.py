@@ -167,12 +167,15 @@ class Exposition:
             yield "shoal_requests_in_flight", (name,), count
         for reason, count in parts.recorder.drops.items():
             yield "shoal_interactions_dropped_total", (reason,), count
-        yield "shoal_feedback_refused_total", (), parts.spool.refused
 
     def _spooled(self) -> list[_Sample]:
         """Read from the disk."""
         spool = self._parts.spool
-        return [("shoal_feedback_spooled", (), spool.waiting), ("shoal_feedback_spool_bytes", (), spool.size)]
+        return [
+            ("shoal_feedback_spooled", (), spool.waiting),
+            ("shoal_feedback_spool_bytes", (), spool.size),
+            ("shoal_feedback_refused_total", (), spool.refused),
+        ]
 
 
 _Sample = tuple[str, tuple[str, ...], float]

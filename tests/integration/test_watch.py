@@ -103,7 +103,7 @@ def test_one_scrape_shows_service_and_loop(watched: House) -> None:
     assert of(scrape, "shoal_runs_ended_total", adapter=BOT, outcome="promoted") == 1
     assert of(scrape, "shoal_gate_decisions_total", adapter=BOT, outcome="passed") == 1
     assert of(scrape, "shoal_run_item_generations_total", adapter=BOT) == run.item_generations
-    assert of(scrape, "shoal_run_generations_total", adapter=BOT) == run.generation
+    assert of(scrape, "shoal_run_generations_total", adapter=BOT) == run.generation + 1
     assert of(scrape, "shoal_run_scoring_seconds_total", adapter=BOT) == pytest.approx(run.search_seconds)
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="promoted", cause="run") == 1
     assert of(scrape, "shoal_rollout_moves_total", adapter=BOT, kind="promoted", cause="operator") == 1
