@@ -52,6 +52,8 @@ SCENES: dict[str, tuple[str, ...]] = {"inside": (), "outside": ("shift", "vowels
 """The experts that are left out of the pool."""
 ARMS = ("champion", "hull", "fine_tuning", "fine_tuning_all", "grown")
 PAIRS = (("grown", "hull"), ("grown", "fine_tuning"), ("grown", "fine_tuning_all"), ("hull", "champion"))
+POOLLESS = ("champion", "fine_tuning", "fine_tuning_all")
+"""The arms that know nothing of the pool: the same in every scene of a seed, and run once."""
 ENDLESS = 10**6
 
 Cells = list[dict[str, Any]]
@@ -92,7 +94,12 @@ def main(
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as scratch:
         kept = work or Path(scratch)
         kept.mkdir(parents=True, exist_ok=True)
-        cells = [kept_cell(kept, scene, seed, size) for seed in numbers for scene in SCENES]
+        cells: Cells = []
+        for seed in numbers:
+            known: dict[str, Any] = {}
+            for scene in SCENES:
+                cells.append(kept_cell(kept, scene, seed, size, known))
+                known = {name: cells[-1]["arms"][name] for name in POOLLESS}
     rows = [row for scene in SCENES for row in table(scene, [cell for cell in cells if cell["scene"] == scene])]
     seconds = round(time.perf_counter() - began)
     print("\n".join(as_text(rows)))
@@ -102,19 +109,19 @@ def main(
         json_file.write_text(json.dumps(figures | {"rows": rows, "cells": cells}, indent=2) + "\n")
 
 
-def kept_cell(kept: Path, scene: str, seed: int, size: Size) -> dict[str, Any]:
-    """A cell of this size from ``kept``, or run and kept there; a line of it."""
+def kept_cell(kept: Path, scene: str, seed: int, size: Size, known: dict[str, Any]) -> dict[str, Any]:
+    """A cell of this size from ``kept``, or run and kept there; a line of it. ``known``: arms that need not be run again."""
     path = kept / f"{scene}-{seed}-{hashlib.sha256(repr(size).encode()).hexdigest()[:8]}.json"
     if not path.exists():
-        path.write_text(json.dumps(run_cell(scene, seed, size)))
+        path.write_text(json.dumps(run_cell(scene, seed, size, known)))
     cell: dict[str, Any] = json.loads(path.read_text())
     told = ", ".join(f"{name} {statistics.fmean(arm['test']):.1%}" for name, arm in cell["arms"].items())
     print(f"{scene} {seed}: {told}; weight of the trained expert {cell['arms']['grown']['weight']:+.2f}", flush=True)
     return cell
 
 
-def run_cell(scene: str, seed: int, size: Size) -> dict[str, Any]:
-    """Every arm's right answers on the same test items, what it spent and how long it took."""
+def run_cell(scene: str, seed: int, size: Size, known: dict[str, Any]) -> dict[str, Any]:
+    """Every arm's right answers on the same test items, what it spent and how long it took; ``known`` arms as they are."""
     pack = load_pack()
     folders = [folder for name, folder in pack.experts.items() if name not in SCENES[scene]]
     engine = TransformersEngine.load(pack.base, folders)
@@ -123,8 +130,8 @@ def run_cell(scene: str, seed: int, size: Size) -> dict[str, Any]:
     check_disjoint(asked, test)
     with tempfile.TemporaryDirectory(prefix="shoal-grow-") as scratch:
         cell = Cell(engine, pack.base, folders, champion, feedback(engine, champion, asked), size, seed, Path(scratch))
-        found = {}
-        for name in ARMS:
+        found = dict(known)
+        for name in (name for name in ARMS if name not in known):
             began = time.perf_counter()
             result = cell.arms[name]()
             seconds = time.perf_counter() - began
