@@ -10,7 +10,7 @@ than the tolerance at most one in twenty passes, however many come, and fewer th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -55,6 +55,24 @@ class GuardDecision:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"items": list(self.items)}
+
+
+def score_guards(
+    engine: ScoringEngine,
+    champion: Scored,
+    finalist: Scored,
+    guards: Sequence[Guard],
+    read: Callable[[str], Suite],
+) -> dict[str, Any]:
+    """By its digest what ``score_suite`` says of each guard's suite, which ``read`` finds. ``ValueError`` names the guard that
+    cannot be scored: it is not shown to hold, so the finalist is not delivered."""
+    reports = {}
+    for guard in guards:
+        try:
+            reports[guard.digest] = score_suite(engine, champion, finalist, read(guard.digest))
+        except ValueError as error:
+            raise ValueError(f"the guard '{guard.suite}' cannot be scored: {error}") from error
+    return reports
 
 
 def score_suite(engine: ScoringEngine, champion: Scored, finalist: Scored, suite: Suite) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from registry.snapshots import read
 from swarm_worker.confirm import confirm, rated
 from swarm_worker.environment import here
 from swarm_worker.growth import lessons
-from swarm_worker.guards import score_suite
+from swarm_worker.guards import score_guards
 from swarm_worker.hold import Hold
 from swarm_worker.materialise import materialise
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
@@ -162,10 +162,7 @@ class SliceScorer:
         result = confirm(
             self.engine, scene.champion, delivered, scene.confirm, max_tokens=self.settings.max_answer_tokens
         )
-        guards = {
-            guard.digest: score_suite(self.engine, scene.champion, delivered, self.registry.suites.read(guard.digest))
-            for guard in scene.run.guards
-        }
+        guards = score_guards(self.engine, scene.champion, delivered, scene.run.guards, self.registry.suites.read)
         return result | {
             "guards": guards,
             "digest": artifact.digest,

@@ -14,7 +14,7 @@ from registry.guard_policy import Guard, GuardPolicy, resolved
 from registry.non_inferiority import interval, items_for, least_tolerance
 from registry.suites import PHRASES, Form, Suite
 from swarm_worker.forms import has_form
-from swarm_worker.guards import TOLD, decide_guards, failed, score_suite
+from swarm_worker.guards import TOLD, decide_guards, failed, score_guards, score_suite
 from swarm_worker.refusals import is_refusal
 from swarm_worker.scoring.engine import BASE, AdapterFolder, Asked, answers_of
 from tests.unit.tiny_setting import chat, load_engine, make_pack
@@ -221,6 +221,15 @@ def test_each_kind_is_scored_on_champion_and_finalist(tmp_path: Path) -> None:
     assert score_suite(engine, champion, champion, suites["task"])["before"] == [
         float(bool(a.strip())) for a in answers[0]
     ]
+
+
+def test_a_guard_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
+    """A prompt beyond the base's context, say: nothing is delivered on a guess."""
+    base, folders = make_pack(tmp_path)
+    engine, champion = load_engine(base), AdapterFolder(folders[0])
+    long = Suite.read({"kind": "refusal", "items": [{"prompt": "word " * 5000, "refuse": True}]})
+    with pytest.raises(ValueError, match=r"the guard 'sums' cannot be scored: .*context"):
+        score_guards(engine, champion, champion, [guard(1, 0.9)], lambda digest: long)
 
 
 def test_a_refusal_suite_counts_both_ways() -> None:
