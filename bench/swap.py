@@ -10,7 +10,8 @@ else back, while streaming clients ask the adapter.
 
 - ``failed``: answers that did not come to their end. ``checked``: answers to prompts on which the versions around them
   differ; ``mixed``: those that claim two versions, or are not what the version that they claim says.
-- ``cold_swaps``: those to a version that the replica did not hold; ``loads``: all loads meanwhile, by its own metric.
+- ``cold_swaps``: those to a version that the engine did not hold; ``loads``: all loads meanwhile, by the service's metric.
+- ``adapters_held``: the most that the engine held by its own account, asked before and after every move; leftovers count.
 - ``rss_growth``: memory of the service and engine processes at the end over that after the first fifth of the swaps.
 - ``rollback_ms``: from the call to the first token that the version before answered, for clients that ask ``max_tokens=1``
   without a pause; ``request_ms``: what such a request takes meanwhile.
@@ -26,7 +27,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import psutil
@@ -127,13 +128,13 @@ async def _swap_under_load(
     held = cold = 0
     async with Clients(up.url, ADAPTER, prompts, count=CLIENTS, max_tokens=TOKENS) as clients:
         for number in range(swaps):
-            holds = (await asyncio.to_thread(_state, client))["holds"]
+            holds = (await asyncio.to_thread(client.engine))["holds"]
             asked = time.perf_counter()
             champion = await asyncio.to_thread(_move, client, champion, len(said), rng)
             moves.moves.append((asked, time.perf_counter(), f"{ADAPTER}@{champion}"))
-            cold += f"{ADAPTER}@{champion}" not in holds
-            held = max(held, len(holds))
             took.append(time.perf_counter() - asked)
+            cold += f"{ADAPTER}@{champion}" not in holds
+            held = max(held, len(holds), len((await asyncio.to_thread(client.engine))["holds"]))
             await asyncio.sleep(rng.uniform(0, 0.1))
             if number + 1 == max(1, swaps // 5):
                 warm = _memory(up)
@@ -153,7 +154,7 @@ async def _swap_under_load(
         "mixed": checks.count(False),
         "leases_left": await _leases_left(client),
         "adapters_held": held,
-        "adapters_limit": 4,
+        "adapters_limit": (await asyncio.to_thread(client.engine))["places"],
         "rss_growth": round(grown, 4),
         "swap_ms_p50": _ms(took, 50),
         "swap_ms_p99": _ms(took, 99),
@@ -214,16 +215,10 @@ async def _roll_back_by_the_clock(up: Up, client: Client, rollbacks: int, rng: r
 async def _leases_left(client: Client) -> int:
     """Leases that nobody gives back; a stream's is given back a moment after its last byte."""
     for _ in range(20):
-        if not (held := _state(client)["leases"]):
+        if not (held := client.status()["leases"]):
             return 0
         await asyncio.sleep(0.1)
     return sum(held.values())
-
-
-def _state(client: Client) -> dict[str, Any]:
-    """What the one replica holds, and its leases."""
-    status = client.status()
-    return {"holds": [name for replica in status["replicas"] for name in replica["holds"]], "leases": status["leases"]}
 
 
 def _loaded(url: str) -> float:

@@ -104,6 +104,15 @@ class Replica:
         return sorted(self._residents.leftover)
 
     @property
+    def places(self) -> int:
+        """How many versions the engine may hold at once."""
+        return self._residents.places
+
+    async def engine_holds(self) -> list[str]:
+        """The versions that the engine says it holds when it is asked now. Raises EngineError."""
+        return sorted(await self._residents.held())
+
+    @property
     def unservable(self) -> dict[str, str]:
         """Champions and other pinned versions that could not be loaded, each with the reason."""
         pinned = set(self._rollouts.pinned) if self._arrivals.failures else set()

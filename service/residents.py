@@ -121,6 +121,11 @@ class Residents:
         """Versions that should have left the engine and have not: ``reconcile`` tries again."""
         return frozenset(self._leftover)
 
+    async def held(self) -> frozenset[str]:
+        """What the engine itself says that it holds at this moment, leftovers and strangers too. Not for every beat: see
+        ``reconcile``."""
+        return await self._engine.held()
+
     @property
     def leases(self) -> dict[str, int]:
         """Leases by version, only versions with some."""

@@ -336,6 +336,10 @@ class Client:
         """The replicas, what each holds, the engine, Redis."""
         return self._call("GET", "/api/status")
 
+    def engine(self) -> dict[str, Any]:
+        """``replica``, its ``places``, and what its engine ``holds`` by the engine's own account, asked now."""
+        return self._call("GET", "/api/status/engine")
+
     def accept_registry(self, reason: str) -> dict[str, Any]:
         """Go on from an older registry, deliberately: ``{"rollouts": [...]}``, those that got a new revision."""
         return self._call("POST", "/api/status/accept-registry", json={"reason": reason})

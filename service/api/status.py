@@ -9,6 +9,7 @@ from pydantic import Field
 
 from registry.errors import RegistryDown
 from service.api.parts import Body, Caller, PartsOf, Who
+from service.engine import EngineError
 
 router = APIRouter(prefix="/api/status", tags=["status"])
 
@@ -24,6 +25,18 @@ def accept_registry(body: Acceptance, parts: PartsOf, caller: Caller) -> Any:
     """Go on from an older registry, deliberately; one event an adapter says who and why."""
     known = list(parts.replica.rollouts.values())
     return {"rollouts": parts.registry.guard.accept(by=caller, reason=body.reason, known=known)}
+
+
+@router.get("/engine")
+async def get_engine(parts: PartsOf, who: Who) -> Any:
+    """What this replica's engine holds by its own account, asked now; null: it does not answer. For a look, not for a probe:
+    see ``Residents.held``."""
+    who.need_every_adapter()
+    try:
+        holds: list[str] | None = await parts.replica.engine_holds()
+    except EngineError:
+        holds = None
+    return {"replica": parts.settings.replica_id, "places": parts.replica.places, "holds": holds}
 
 
 @router.get("")

@@ -7,6 +7,8 @@ memory, and a second engine would be started beside them. The kernel can end a c
 
 A stop, on the other hand, is the service's to give. BentoML's supervisor sends SIGTERM to the worker *and* to its
 children, and vLLM's core would break off every answer at once: in the service it takes ``ENGINE_STOP`` instead.
+Told to end, these processes leave as soon as vLLM has let go of what it holds: taking torch apart, object by object, took
+the worker longer than the five seconds that its core waits for it, and the core as long again (docs/log.md).
 
 The signal fires when the *thread* that started the child ends, so engines are started from a thread that lives as
 long as they should: the main thread, where the event loop runs.
@@ -14,12 +16,14 @@ long as they should: the main thread, where the event loop runs.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from types import FrameType
 
 from registry import logs
 
@@ -54,8 +58,11 @@ def register() -> None:
         die_with_parent(parent.pid)
         if logs.configure():
             logs.name_process(process=multiprocessing.current_process().name)
-        if os.environ.get(KEEPS_ON) and multiprocessing.current_process().name.startswith("EngineCore"):
+        name = multiprocessing.current_process().name
+        if os.environ.get(KEEPS_ON) and name.startswith("EngineCore"):
             _stop_by_service_alone()
+        if os.environ.get(KEEPS_ON) and name.startswith("VllmWorker"):
+            _leave_at_once()  # a worker ends only when it is told to, or after it has told its core of a failure
 
 
 def stop_engines(within: float = 5.0) -> None:
@@ -73,6 +80,16 @@ def _stop_by_service_alone() -> None:
     """vLLM's own handler, which it has set by now, moves to another signal."""
     handler = signal.getsignal(signal.SIGTERM)
     if callable(handler):
-        signal.signal(ENGINE_STOP, handler)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            _leave_at_once()
+            handler(number, frame)
+
+        signal.signal(ENGINE_STOP, stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+
+
+def _leave_at_once() -> None:
+    """When this process comes to its end it does not take itself apart. Its output is flushed by then."""
+    atexit.register(os._exit, 0)

@@ -1,4 +1,4 @@
-"""The two routes about the place for weights, through the service's real app and a real Redis."""
+"""The routes about the place for weights and about the engine, through the service's real app and a real Redis."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from registry.artifacts import TENSORS
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from service.settings import ServiceSettings
 from tests.peft_folders import write_adapter
 from tests.served_app import serving
 
@@ -27,3 +28,14 @@ async def test_check_and_collect_answer_what_the_registry_finds(
         refused = await shoal.post("/api/artifacts/gc", json={"grace_seconds": 1})
         assert refused.status_code == 422
         assert "grace_seconds" in refused.json()["error"]["message"]
+
+
+async def test_the_engine_is_asked_what_it_holds(
+    registry: Registry, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """The answer is the engine's own, not what the replica believes; the limit is the one that the engine was started with."""
+    registry.register("bot", write_adapter(tmp_path / "one"), by="test")
+    registry.promote("bot", 1, by="test")
+    async with serving(registry_settings, tmp_path / "home") as shoal:
+        told = (await shoal.get("/api/status/engine")).json()
+        assert (told["places"], told["holds"]) == (ServiceSettings().max_loras, ["bot@1"])

@@ -73,6 +73,24 @@ async def test_a_move_made_elsewhere_is_followed(registry: Registry, tmp_path: P
         await replica.stop()
 
 
+async def test_what_the_engine_holds_is_the_engine_s_own_account(registry: Registry, tmp_path: Path) -> None:
+    """A stranger in the engine shows, which no heartbeat tells of: it is no version that may be asked."""
+    an_adapter(registry, tmp_path)
+    engine = StubEngine(EngineSettings(base="stub", max_loras=3))
+    await engine.start()
+    residents = Residents(engine, Leases())
+    replica = Replica(registry, residents, replica_id="one", poll_seconds=0.1, known=tmp_path / "one.json")
+    await replica.start()
+    try:
+        await engine.add("stranger@1", tmp_path / "expert-2")
+        assert await replica.engine_holds() == [f"{BOT}@1", "stranger@1"]
+        assert replica.places == 3
+        await until(lambda: bool(registry.replicas.live()))
+        assert registry.replicas.live()[0].holds == (f"{BOT}@1",)
+    finally:
+        await replica.stop()
+
+
 async def test_every_live_replica_gets_ready_when_asked(registry: Registry, tmp_path: Path) -> None:
     """``Registry.ready`` returns once both hold the version; a version that cannot be fetched is refused with the reason."""
     an_adapter(registry, tmp_path)
