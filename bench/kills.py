@@ -14,15 +14,17 @@ from typing import Any
 import psutil
 from openai import OpenAI, OpenAIError
 
+from bench.phases import Phases, service_alone
 from shoal import leftovers
 from shoal.client import Client
 from shoal.errors import ShoalError
 from shoal.ports import free_port
+from shoal.processes import processes
 from shoal.settings import UpSettings
 from shoal.up import Up
 
 ADAPTER = "support-bot"
-READY_SECONDS = 180.0
+READY_SECONDS = 600.0  # a start took 250 s on two cores with a load of 12
 ENGINE = "VLLM::"  # how vLLM names its processes
 
 
@@ -39,20 +41,24 @@ class Ended:
         return f"{self.state}, answering after {self.recovery:.1f} s"
 
 
-def kill_during_swaps(home: Path, kills: int, rng: random.Random) -> dict[str, Any]:
+def kill_during_swaps(home: Path, kills: int, rng: random.Random, *, workers: bool = True) -> dict[str, Any]:
     """``kills``: those that ended their process. ``between``: kills after which the state was neither the one before the move
     nor the one after it, or another version answered than the rollout says, or the caller was told of a move that is not
     there. ``moves``: promotions that the history has. ``orphans``: engine processes that no service holds."""
-    ended: list[Ended] = []
-    with Up(UpSettings.load(home=home, port=free_port())) as up, Client(up.url) as client:
+    ended, phases = list[Ended](), Phases()
+    table = processes if workers else service_alone
+    with Up(UpSettings.load(home=home, port=free_port()), table=table) as up, Client(up.url) as client:
         up.wait_ready(timeout=READY_SECONDS)
+        phases.ended("start")
         typical = _timed_promotion(client, _other(client, rng))
         first = client.adapter(ADAPTER)["rollout"]["revision"]
         for number in range(kills):
             ended.append(_one_kill(up, client, rng.uniform(0, 1.5 * typical), rng))
             print(f"kill {number + 1}: {ended[-1]}", flush=True)
         moves = client.adapter(ADAPTER)["rollout"]["revision"] - first
-    return summed(ended, moves)
+        phases.ended("kills")
+    phases.ended("stop")
+    return summed(ended, moves) | {"seconds": phases.seconds}
 
 
 def summed(ended: list[Ended], moves: int) -> dict[str, Any]:

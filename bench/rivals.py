@@ -2,7 +2,7 @@
 
 python -m bench.rivals               200 promotions won by 8 processes that are killed at random; about half a minute
 python -m bench.rivals --kill        a real Shoal, its service killed 20 times during a swap; about a quarter of an hour
-python -m bench.rivals --quick       40 promotions; with --kill one kill
+python -m bench.rivals --quick       40 promotions; with --kill one kill, without workers; at most a minute on an idle machine
 python -m bench.rivals --json FILE   and write the figures down
 """
 
@@ -47,7 +47,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="shoal-rivals-") as scratch:
         if kill:
             wanted = 1 if quick else 20
-            figures = kills.kill_during_swaps(Path(scratch), wanted, random.Random(seed))
+            figures = kills.kill_during_swaps(Path(scratch), wanted, random.Random(seed), workers=not quick)
             good = kills.met(figures, wanted)
         else:
             wanted = 40 if quick else 200

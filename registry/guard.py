@@ -96,7 +96,7 @@ class Guard:
             )
             self._redis.sadd(keys.adapters, name)
             done = self._accept(
-                keys=[keys.adapter(name), keys.rollout(name), keys.history(name), keys.moves(name)],
+                keys=[keys.adapter(name), keys.rollout(name), keys.history(name), keys.moves(name), keys.moves_made],
                 args=[
                     "" if record is None else record.revision,
                     after.revision,

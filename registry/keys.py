@@ -24,6 +24,7 @@ key (after the namespace)              type    holds
                                        hash
 ``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / the wish's number
                                        hash
+``{:rollouts}:moves``                  string  how many creations and moves of rollouts there were: replicas poll it
 ``{:wanted}:asked``                    string  how many wishes there were: the number of the last one
 ``{:workers}:until`` / ``:records``    zset /  worker id -> the second its record ends / a Worker as JSON
                                        hash
@@ -39,8 +40,9 @@ key (after the namespace)              type    holds
                                                that were there before it
 =====================================  ======  ==============================================================
 
-The braces are Redis hash tags: what one Lua file touches lies in one slot. An adapter name holds neither a colon
-nor a brace, so no adapter can be named into another table.
+The braces are Redis hash tags: what one Lua file touches lies in one slot, but for ``{:rollouts}:moves``, which counts with
+the very move that it counts. (A Redis Cluster is not supported: ``SORT`` joins the index with every adapter's records.)
+An adapter name holds neither a colon nor a brace, so no adapter can be named into another table.
 """
 
 from __future__ import annotations
@@ -124,6 +126,10 @@ class Keys:
     @property
     def asked(self) -> str:
         return f"{self.namespace}:{{:wanted}}:asked"
+
+    @property
+    def moves_made(self) -> str:
+        return f"{self.namespace}:{{:rollouts}}:moves"
 
     @property
     def restoring(self) -> str:

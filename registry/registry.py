@@ -154,8 +154,12 @@ class Registry(Moves):
         return self.store.policies()
 
     def revisions(self) -> dict[str, int]:
-        """The rollout's revision of every adapter: the cheap question of a replica that polls."""
+        """The rollout's revision of every adapter."""
         return self.store.revisions()
+
+    def moves_made(self) -> int:
+        """Another number after every move: what a replica polls, to ask for the revisions only then. See ``Store.moves_made``."""
+        return self.store.moves_made()
 
     def changes(self, timeout: float = 1.0) -> Iterator[str | None]:
         """Names of adapters that changed, as hints; None after ``timeout`` silent seconds. See ``Store.changes``."""

@@ -184,6 +184,7 @@ def _put_records(registry: Registry, backup: BackupFile, keys_kept: bool, tell: 
             registry.redis.incr(keys.of(":keys", "revision"))  # services that cached another table read this one
     for index in INDICES:
         _write(registry, keys, backup, index, index.__eq__)
+    registry.redis.incr(keys.moves_made)  # every replica looks at all of it, whatever it had counted
     for name in backup.manifest.revisions:
         registry.redis.publish(keys.changes, name)
 

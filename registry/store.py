@@ -55,6 +55,9 @@ class Store(Protocol):
     def revisions(self) -> dict[str, int]:
         """The rollout's revision of every adapter, in one cheap round trip."""
 
+    def moves_made(self) -> int:
+        """How many creations and moves there were: another number after each, counted with it. As cheap as a question can be."""
+
     def add_version(self, version: Version, event: Event) -> tuple[Version, bool] | None:
         """Adds ``version`` if its number is the next one.
 

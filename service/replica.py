@@ -1,8 +1,8 @@
 """One replica: it knows the rollouts, keeps their versions loaded, and tells the registry what it holds.
 
-The rollouts live in memory: a request costs no round trip. A change is heard of by pub/sub, as a hint, and by polling the
-revisions, as the truth (``service/rollouts.py``). With Redis gone the last known rollouts stand; they are on disk, too, so
-that a replica can start without Redis.
+The rollouts live in memory: a request costs no round trip. A change is heard of by pub/sub, as a hint, and by polling, as the
+truth: how many moves there were, and every few seconds each revision (``service/rollouts.py``). With Redis gone the last
+known rollouts stand; they are on disk, too, so that a replica can start without Redis.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Replica:
         ]
 
     async def _converge(self) -> None:
-        await self._rollouts.catch_up()
+        await self._rollouts.catch_up(hinted=True)
         await self._background.settled()
         self._rollouts.bring_pinned()
         await self._background.settled()
@@ -204,9 +204,10 @@ class Replica:
 
     async def _keep_up(self) -> None:
         while True:
+            hinted = self._hint.is_set()
             self._hint.clear()
             try:
-                await self._rollouts.catch_up()
+                await self._rollouts.catch_up(hinted=hinted)
                 await self._wishes.hear()
                 self._rollouts.pin()
                 self._rollouts.bring_pinned()

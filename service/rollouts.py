@@ -23,6 +23,7 @@ log = logging.getLogger("shoal.replica")
 
 FOLLOW_SECONDS = 0.3  # a load may delay its pointer this long: the old version answers for less than a second
 RETRY_SECONDS = 30.0  # a pinned version that could not be loaded is tried again
+SWEEP_SECONDS = 5.0  # every revision is read this often, also where no move was counted: an older Shoal counts none
 MANY = 20  # rollouts that are read in one question rather than one by one
 
 
@@ -43,14 +44,27 @@ class Rollouts:
         self.changes = 0
         self.problems: dict[str, str] = {}  # adapters that cannot be followed, with the reason and the remedy
         self.went_back = False
+        self._counted: int | None = None  # the moves that there were when every revision was last read
+        self._swept = 0.0
 
     @property
     def pinned(self) -> list[str]:
         """Every version that a rollout wants loaded, also those that do not fit."""
         return [f"{adapter}@{number}" for adapter, rollout in self.now.items() for number in rollout.pinned]
 
-    async def catch_up(self) -> None:
-        """Begin to follow every rollout that has moved; a slow load of one adapter does not hold up the others."""
+    async def catch_up(self, *, hinted: bool = False) -> None:
+        """Begin to follow every rollout that has moved; a slow load of one adapter does not hold up the others.
+
+        Cheap where nothing moved: the revisions of all adapters are read when a move was counted or hinted at, when some
+        rollout cannot be followed, and every few seconds whatever is said."""
+        # Before the revisions: a move that comes between the two questions is in the answer, or counted at the next look.
+        made, at = await asyncio.to_thread(self._registry.moves_made), time.monotonic()
+        if made == self._counted and not hinted and not self.problems and at - self._swept < SWEEP_SECONDS:
+            return
+        await self._read_all()
+        self._counted, self._swept = made, at
+
+    async def _read_all(self) -> None:
         revisions = await asyncio.to_thread(self._registry.revisions)
         self._look_back(revisions)
         moved = [adapter for adapter, revision in revisions.items() if not self._has(adapter, revision)]

@@ -7,6 +7,7 @@
 --       5 {name}:history       stream  entry N-0 is the Nth event
 --       6 {name}:operation:ID  string  what this operation was answered, JSON
 --       7 {name}:moves         zset    number of a move's event, 12 digits -> when, microseconds since 1970
+--       8 {:rollouts}:moves    string  how many creations and moves there were
 -- ARGV  1 expected revision  2 new revision  3 rollout JSON  4 event JSON  5 answer JSON  6 seconds that it is kept
 --       7 name  8 channel  9 when, microseconds  10 policy JSON or ''
 --       11 champion or ''  12 challenger or ''  13 version that is newly pinned or ''  14 version to retire or ''
@@ -49,5 +50,6 @@ redis.call('SET', KEYS[6], ARGV[5], 'EX', ARGV[6])
 local number = redis.call('HINCRBY', KEYS[1], 'events', 1)
 redis.call('XADD', KEYS[5], number .. '-0', 'event', ARGV[4])
 redis.call('ZADD', KEYS[7], ARGV[9], string.format('%012d', number))
+redis.call('INCR', KEYS[8])
 redis.call('PUBLISH', ARGV[8], ARGV[7])
 return {'moved'}

@@ -67,6 +67,10 @@ class MemoryStore:
         with self._lock:
             return {name: line.rollout.revision for name, line in sorted(self._lines.items())}
 
+    def moves_made(self) -> int:
+        with self._lock:
+            return sum(1 + line.rollout.revision for line in self._lines.values())
+
     def add_version(self, version: Version, event: Event) -> tuple[Version, bool] | None:
         with self._lock:
             line = self._line(version.adapter)

@@ -45,7 +45,7 @@ class RedisStore:
         self._redis.sadd(keys.adapters, name)
         return bool(
             self._create(
-                keys=[keys.adapter(name), keys.rollout(name), keys.history(name), keys.moves(name)],
+                keys=[keys.adapter(name), keys.rollout(name), keys.history(name), keys.moves(name), keys.moves_made],
                 args=[
                     event.at.isoformat(),
                     event.by,
@@ -97,6 +97,9 @@ class RedisStore:
 
     def revisions(self) -> dict[str, int]:
         return {name: int(revision) for name, revision in self._each("rollout->revision")}
+
+    def moves_made(self) -> int:
+        return int(self._redis.get(self._keys.moves_made) or 0)
 
     def add_version(self, version: Version, event: Event) -> tuple[Version, bool] | None:
         name, keys = version.adapter, self._keys
@@ -213,6 +216,7 @@ class RedisStore:
                 keys.history(name),
                 keys.operation(name, operation_id),
                 keys.moves(name),
+                keys.moves_made,
             ],
             args=[
                 rollout.revision - 1,

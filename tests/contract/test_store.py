@@ -115,6 +115,42 @@ def test_adapters_and_revisions_are_listed_by_name(store: Store) -> None:
     assert (store.adapter("b").versions, store.adapter("b").rollout.champion) == (1, 1)
 
 
+def test_every_move_is_counted_and_nothing_else(store: Store) -> None:
+    """Another count after each that changes a rollout; what changes none, a repeat and a refusal are not counted."""
+    moves = Moves(store)
+    seen = [store.moves_made()]
+
+    def counted() -> bool:
+        seen.append(store.moves_made())
+        return seen[-1] not in seen[:-1]
+
+    create(store)
+    assert counted()
+    add(store, 1)
+    add(store, 2)
+    add(store, 3)
+    assert not counted()
+    for change in (
+        lambda: moves.promote("bot", 1, by="ann", operation_id="one"),
+        lambda: moves.start_canary("bot", 2, 0.1, by="ann"),
+        lambda: moves.end_canary("bot", by="ann"),
+        lambda: moves.promote("bot", 2, by="ann"),
+        lambda: moves.roll_back("bot", by="ann"),
+        lambda: moves.pin("bot", 2, by="ann"),
+        lambda: moves.unpin("bot", 2, by="ann"),
+        lambda: moves.retire("bot", 3, by="ann"),
+        lambda: moves.set_policy("bot", Policy(adapt_min_new=7), by="ann"),
+    ):
+        change()
+        assert counted()
+    moves.promote("bot", 1, by="ann", operation_id="one")  # a repeat is answered as the first time
+    with pytest.raises(RolloutMoved):
+        moves.promote("bot", 2, by="ann", expected_revision=1)
+    again = Event(kind="created", adapter="bot", at=now(), by="bob", revision=0)
+    assert not store.create(Rollout(adapter="bot", revision=0, moved_at=now()), again)
+    assert not counted()
+
+
 def test_what_is_unknown_is_named(store: Store) -> None:
     """Every question about an adapter or version that is not there is answered by the error that says so."""
     create(store)

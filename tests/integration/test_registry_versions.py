@@ -181,6 +181,7 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "newest": lambda: registry.newest(1),
         "rollout": lambda: registry.rollout("bot"),
         "revisions": registry.revisions,
+        "moves_made": registry.moves_made,
         "history": lambda: registry.history("bot"),
         "lineage": lambda: registry.lineage("bot", 1),
         "promote": lambda: registry.promote("bot", 1, **by),

@@ -15,8 +15,10 @@ import pytest
 
 from registry.connection import connect
 from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, VersionRetired
+from registry.keys import Keys
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from service import rollouts
 from service.engine import EngineSettings
 from service.engines.stub import StubEngine
 from service.leases import Leases
@@ -69,6 +71,91 @@ async def test_a_move_made_elsewhere_is_followed(registry: Registry, tmp_path: P
         await until(lambda: replica.rollouts[BOT].champion == 2)
         assert await answers(replica) == f"{BOT}@2"
         assert {f"{BOT}@1", f"{BOT}@2"} <= residents.ready
+    finally:
+        await replica.stop()
+
+
+class Deaf(Replica):
+    """A replica that pub/sub tells nothing."""
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        return
+
+
+async def a_deaf_replica(registry: Registry, tmp_path: Path) -> Deaf:
+    engine = StubEngine(EngineSettings(base="stub", max_loras=4))
+    await engine.start()
+    return Deaf(
+        registry, Residents(engine, Leases()), replica_id="deaf", poll_seconds=0.05, known=tmp_path / "deaf.json"
+    )
+
+
+async def test_a_poll_alone_follows_every_move_and_reads_nothing_while_none_is_made(
+    redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hints and without a sweep: the count that a move makes is enough, on the real Redis, move after move. While
+    nothing moves the adapters' revisions are not read at all."""
+    monkeypatch.setattr(rollouts, "SWEEP_SECONDS", 3600.0)
+    registry = Registry.open(registry_settings.model_copy(update={"redis_url": redis_process.url}))
+    an_adapter(registry, tmp_path)
+    replica = await a_deaf_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        with connect(redis_process.url) as redis:
+
+            def calls(command: str) -> int:
+                stats: dict[str, dict[str, int]] = redis.info("commandstats")
+                return stats.get(f"cmdstat_{command}", {}).get("calls", 0)
+
+            for version in (2, 3, 1, 3, 2):
+                await asyncio.to_thread(registry.promote, BOT, version, by="elsewhere")
+                await until(lambda version=version: replica.rollouts[BOT].champion == version)  # type: ignore[misc]
+            await asyncio.to_thread(registry.create_adapter, "another", by="elsewhere")
+            await until(lambda: "another" in replica.rollouts)
+            sorts, gets = calls("sort"), calls("get")
+            await until(lambda: calls("get") >= gets + 20)  # twenty polls
+            assert calls("sort") == sorts
+    finally:
+        await replica.stop()
+        registry.close()
+
+
+async def test_a_move_that_was_not_counted_is_found_by_the_sweep(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older Shoal beside this one counts nothing; with its hint lost as well the sweep finds the move."""
+    monkeypatch.setattr(rollouts, "SWEEP_SECONDS", 0.2)
+    an_adapter(registry, tmp_path)
+    replica = await a_deaf_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        count = registry.moves_made()
+        registry.promote(BOT, 2, by="elsewhere")
+        registry.redis.set(Keys(registry.settings.namespace).moves_made, count)
+        await until(lambda: replica.rollouts[BOT].champion == 2)
+    finally:
+        await replica.stop()
+
+
+async def test_a_hint_is_enough_for_a_move_that_was_not_counted(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an older Shoal moves is followed as before: its hint makes the replica read every revision."""
+    monkeypatch.setattr(rollouts, "SWEEP_SECONDS", 3600.0)
+    an_adapter(registry, tmp_path)
+    replica = await a_deaf_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        count, key = registry.moves_made(), Keys(registry.settings.namespace).moves_made
+        with registry.redis.pipeline() as uncounted:  # as one moment: the replica sees no other count
+            seen = registry.rollout(BOT)
+            after = seen.model_copy(update={"revision": seen.revision + 1, "champion": 2})
+            record = {"revision": after.revision, "record": after.model_dump_json()}
+            uncounted.hset(Keys(registry.settings.namespace).rollout(BOT), mapping=record)
+            uncounted.execute()
+        assert int(registry.redis.get(key) or 0) == count  # type: ignore[arg-type]
+        replica.hint()
+        await until(lambda: replica.rollouts[BOT].champion == 2)
     finally:
         await replica.stop()
 

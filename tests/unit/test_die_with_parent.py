@@ -42,6 +42,40 @@ if __name__ == "__main__":
     time.sleep(60)
 """
 
+STOPPER = """
+import atexit, multiprocessing, os, signal, sys, time
+from service.engines import die_with_parent
+
+def core(started):
+    def ends(number, frame):
+        raise SystemExit
+    signal.signal(signal.SIGTERM, ends)
+    atexit.register(time.sleep, 3600)  # as slow as an interpreter that takes torch apart, and slower
+    die_with_parent.register()
+    os.kill(os.getpid(), signal.SIGTERM)  # not for the core: the service alone stops it
+    started.set()
+    time.sleep(3600)
+
+def worker():
+    atexit.register(time.sleep, 3600)
+    die_with_parent.register()
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    started = spawn.Event()
+    children = [
+        spawn.Process(target=core, args=(started,), name="EngineCore", daemon=False),
+        spawn.Process(target=worker, name="VllmWorker-0"),
+    ]
+    for child in children:
+        child.start()
+    started.wait()
+    die_with_parent.stop_engines(within=120)
+    children[1].join(120)
+    print([child.exitcode for child in children], flush=True)
+    os._exit(0)
+"""
+
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
 
@@ -102,6 +136,18 @@ def test_a_process_whose_parent_has_died_already_ends_at_once() -> None:
         timeout=20,
     )
     assert ended.returncode == -signal.SIGKILL
+
+
+@linux_only
+def test_an_engine_that_is_told_to_end_leaves_without_taking_itself_apart(tmp_path: Path) -> None:
+    """The core and its worker end by themselves, in order, whatever their interpreters would still have had to do."""
+    script = tmp_path / "stopper.py"
+    script.write_text(STOPPER)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), die_with_parent.KEEPS_ON: "1"}
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=250, env=environment
+    )
+    assert ended.stdout == "[0, 0]\n", ended.stderr
 
 
 def test_elsewhere_than_on_linux_nothing_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
