@@ -165,7 +165,7 @@ def show(run_id: RunId, url: Url = None, api_key: ApiKey = None, json: Json = Fa
 
 @app.command()
 def cancel(run_id: RunId, url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
-    """Cancel a run. What answers stays as it is."""
+    """Cancel a run. What answers stays as it is, but for what it found and has on trial: the trial ends."""
     with connect(url, api_key) as client:
         _print(client.cancel_run(run_id), json)
 
