@@ -41,7 +41,7 @@ class RawVllm:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        until = time.monotonic() + 300
+        until = time.monotonic() + 600
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.__exit__(None, None, None)

@@ -116,7 +116,7 @@ def measure(home: Path, size: Size) -> Figures:
         Up(UpSettings.load(home=home, port=free_port()), table=table) as up,
         RawVllm(pack.base, pack.experts[0], free_port(), home / "vllm.log") as raw,
     ):
-        up.wait_ready(300)
+        up.wait_ready(600)
         phases.ended("start")
         sides = Side("raw", raw.url, raw.model), Side("shoal", up.url, pack.adapter)
         prompts = _prompts()

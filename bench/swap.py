@@ -112,7 +112,7 @@ async def measure(home: Path, size: Size, rng: random.Random) -> Figures:
     settings = UpSettings.load(home=home, port=free_port(), import_starter=False)
     table = processes if size.workers else service_alone
     with Up(settings, table=table) as up, Client(up.url) as client:
-        await asyncio.to_thread(up.wait_ready, 300)
+        await asyncio.to_thread(up.wait_ready, 600)
         phases.ended("start")
         folders = [*pack.experts, *sums_of_two(pack.experts, VERSIONS - len(pack.experts), home / "made")]
         for folder in folders:
