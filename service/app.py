@@ -27,6 +27,7 @@ from service.api import (
     adapters,
     artifacts,
     feedback,
+    feedback_export,
     figures,
     guards,
     imports,
@@ -185,7 +186,7 @@ def make_app() -> FastAPI:
     app.state.drain, app.state.gatekeeper = Drain(), Gatekeeper()
     add_error_handlers(app)
     moved = (adapters, artifacts, imports, pins, policy, guards)
-    for noun in (*moved, feedback, figures, runs, snapshots, keys, status, workers):
+    for noun in (*moved, feedback, feedback_export, figures, runs, snapshots, keys, status, workers):
         app.include_router(noun.router)
     app.include_router(openai_router(LateGateway(app)))
     add_unknown_routes(app)

@@ -224,6 +224,34 @@ class Client:
             answer = {key: held + part.get(key, type(held)()) for key, held in answer.items()}
         return answer
 
+    def send_partial(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Up to 1,000 items, each kept or refused by itself: ``{"accepted", "repeated", "refused", "items"}``, each item in its
+        place ``{"feedback", "new"}`` or ``{"error"}``; while Redis is away ``spooled`` instead of the first two."""
+        return self._call("POST", "/api/feedback", json={"items": items, "partial": True}, timeout=MOVE_SECONDS)
+
+    def export_feedback(self, adapter: str, to: str | Path) -> int:
+        """Write all of an adapter's feedback to ``to``, which is JSON lines or, where it ends with ``.parquet``, Parquet; its
+        bytes. The file is there when it is whole."""
+        path = Path(to)
+        format_ = {".jsonl": "jsonl", ".parquet": "parquet"}.get(path.suffix)
+        if format_ is None:
+            raise LocalProblem(f"'{path}' says no format: end it with .jsonl or .parquet.")
+        part, params = path.with_name(f"{path.name}.part"), {"adapter": adapter, "format": format_}
+        try:
+            with self._answering(), self._http.stream("GET", "/api/feedback/export", params=params) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    answer.read()
+                    raise self._error(answer)
+                with part.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+            part.replace(path)
+        except OSError as error:
+            raise LocalProblem(f"{path} cannot be written: {error.strerror or error}.") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path.stat().st_size
+
     def feedback(self, adapter: str, *, limit: int | None = 100) -> dict[str, Any]:
         """``{"feedback": [...], "total", "superseded"}``, newest first: up to ``limit``, or (None) all."""
         found: dict[str, Any] = {"feedback": []}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli import output
+from shoal.cli.feedback_files import export, import_
 from shoal.cli.options import ApiKey, Json, Name, Url, connect
 from shoal.errors import LocalProblem
 
@@ -25,9 +26,18 @@ Of any answer:
 Many at once, one JSON object a line (an id of yours makes it safe to send again):
 
     shoal feedback --file items.jsonl
+
+A file from elsewhere, of any length, in Shoal's, Langfuse's or Argilla's words, and all of it as a file:
+
+    shoal feedback import support-bot scores.jsonl
+    shoal feedback export support-bot --to feedback.parquet
 """
 
 app = typer.Typer(help=HELP, rich_markup_mode="markdown")
+
+
+app.command("import")(import_)
+app.command("export")(export)
 
 
 def _text(name: str, told: str) -> Any:
@@ -47,6 +57,9 @@ def send(
     rejected: Annotated[str | None, _text("rejected", "The worse answer of a pair.")] = None,
     rater: Annotated[str | None, _text("rater", "Who says so.")] = None,
     comment: Annotated[str | None, _text("comment", "Any words.")] = None,
+    stars: Annotated[int | None, typer.Option(min=1, max=5, help="1 to 5.", show_default=False)] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A short name, for filters. Repeatable.")] = None,
+    conversation: Annotated[str | None, _text("conversation", "What the answer belongs to.")] = None,
     feedback_id: Annotated[str | None, _text("id", "An id of yours: sent again, it counts once.")] = None,
     file: Annotated[Path | None, _text("file", "Items as JSON lines; - reads standard input.")] = None,
     url: Url = None,
@@ -66,6 +79,9 @@ def send(
         "rejected": rejected,
         "rater": rater,
         "comment": comment,
+        "stars": stars,
+        "labels": label or None,
+        "conversation": conversation,
         "id": feedback_id,
     }
     given = {field: value for field, value in one.items() if value is not None}
@@ -145,12 +161,22 @@ def _judged(item: dict[str, Any]) -> str:
 def _verdict(item: dict[str, Any]) -> str:
     parts = []
     if item.get("rating") is not None:
-        parts.append({1.0: "up", 0.0: "down"}.get(item["rating"], output.shown(item["rating"])))
+        parts.append(_rated(item))
     if item.get("correction") is not None:
         parts.append(f"should be {_short(item['correction'])!r}")
     if item.get("preferred") is not None:
         parts.append(f"rather {_short(item['preferred'])!r} than {_short(item.get('rejected') or '')!r}")
+    if item.get("comment"):
+        parts.append(f"says {_short(item['comment'])!r}")
     return ", ".join(parts)
+
+
+def _rated(item: dict[str, Any]) -> str:
+    """As it was sent; in brackets where a later rating counts instead."""
+    told = {1.0: "up", 0.0: "down"}.get(item["rating"], output.shown(item["rating"]))
+    if item.get("stars") is not None:
+        told = f"{item['stars']} of 5 stars"
+    return f"({told})" if "rating" in (item.get("superseded_by") or {}) else told
 
 
 def _prompt(item: dict[str, Any]) -> str:
