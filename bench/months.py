@@ -1,0 +1,173 @@
+"""Simulated months: thirteen weeks of users, with the loop on, off, and with parts of it left out.
+
+python -m bench.months                 five seeds, about an hour on two cores
+python -m bench.months --quick         two weeks of one seed, within a minute
+python -m bench.months --json FILE     and write everything down
+python -m bench.months --plot FILE     and draw the picture (PNG)
+
+The world is ``bench/month_world.py``, a way through it ``bench/month_arm.py``. The users' true utility is the share of answers
+they were given that are exactly right.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.machine import headline, machine
+from bench.month_arm import LOOP, NAIVE, OFF, Arm, Way
+from bench.month_world import WEEKS, story
+from swarm_worker.gate import Interval
+
+
+@dataclass(frozen=True)
+class Size:
+    """Weeks of the story, requests in each, generations of each search."""
+
+    weeks: int = WEEKS
+    per_week: int = 2000
+    generations: int = 12
+
+
+QUICK = Size(weeks=2, per_week=300, generations=2)
+TOLERANCE = 0.02
+"""How much worse than without the loop a week may be: what a guard of the loop's policy would tolerate."""
+
+
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 5,
+    weeks: Annotated[int, typer.Option(min=2, max=WEEKS, help="How many weeks of the story.")] = WEEKS,
+    processes: Annotated[int, typer.Option(min=1, help="Seeds at a time.")] = 2,
+    quick: Annotated[bool, typer.Option(help="The first weeks of one seed, few requests.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the picture into this PNG.")] = None,
+) -> None:
+    """Play the story once a seed and way, print a row each, then the bars."""
+    numbers = range(1 if quick else seeds)
+    where = machine(seeds=numbers)
+    print(headline(where), flush=True)
+    size = QUICK if quick else Size(weeks=weeks)
+    tasks = [(seed, size) for seed in numbers]
+    played: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=get_context("spawn")) as pool:
+        for told in pool.map(play, tasks):
+            played.append(told)
+            _print(told)
+    figures: dict[str, Any] = {"machine": where, "seeds": played, "bars": bars(played)}
+    print(json.dumps(figures["bars"], indent=2))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    if plot:
+        from bench.month_plot import draw
+
+        draw(played, plot)
+    sys.exit(0 if quick or figures["bars"]["met"] else 1)
+
+
+def play(task: tuple[int, Size]) -> dict[str, Any]:
+    """All ways through the story of one seed."""
+    import torch
+
+    from bench.month_answers import Answers
+    from starter.pack import load_pack
+    from swarm_worker.scoring.transformers import TransformersEngine
+
+    seed, size = task
+    torch.set_num_threads(1)
+    pack = load_pack()
+    told: dict[str, Any] = {"seed": seed, "ways": {}}
+    requests = story(seed, size.per_week, size.weeks)
+    with tempfile.TemporaryDirectory(prefix="shoal-months-") as scratch:
+        answers = Answers(TransformersEngine.load(pack.base))
+        bad = spoiled(pack.experts["shift"], Path(scratch) / "bad")
+        for way in (OFF, LOOP, *NAIVE):
+            arm = Arm(way, pack, answers, bad, seed, size.generations, Path(scratch))
+            played = arm.play(requests)
+            told["ways"][way.name] = {
+                "weeks": [asdict(week) | {"utility": week.utility} for week in played],
+                "runs": arm.runs,
+            }
+    return told
+
+
+def spoiled(expert: Path, folder: Path) -> Path:
+    """A bad expert: a good one trained for the opposite, its update turned round and doubled."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(expert, folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = {name: -2 * tensor if "lora_B" in name else tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    return folder
+
+
+def bars(played: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The loop against no loop and against every naive variant, and its worst week."""
+    off, loop = _weekly(played, OFF), _weekly(played, LOOP)
+    gain = _interval(loop, off)
+    naive = {way.name: asdict(_interval(loop, _weekly(played, way))) for way in NAIVE}
+    worst = min(
+        after - before for one, other in zip(loop, off, strict=True) for after, before in zip(one, other, strict=True)
+    )
+    return {
+        "mean": {way.name: _mean(_weekly(played, way)) for way in (OFF, LOOP, *NAIVE)},
+        "loop_minus_off": gain.mean,
+        "loop_minus_off_ci_low": gain.low,
+        "worst_week": worst,
+        "tolerance": TOLERANCE,
+        "naive": {name: {"loop_minus": found["mean"], "ci_low": found["low"]} for name, found in naive.items()},
+        "harm": {way.name: _harm(_weekly(played, way), off) for way in (LOOP, *NAIVE)},
+        "moves": {way.name: _moves(played, way) for way in (LOOP, *NAIVE)},
+        "met": gain.low > 0 and worst >= -TOLERANCE and all(found["mean"] > 0 for found in naive.values()),
+    }
+
+
+def _weekly(played: Sequence[dict[str, Any]], way: Way) -> list[list[float]]:
+    """By seed, the utility of each week."""
+    return [[week["utility"] for week in told["ways"][way.name]["weeks"]] for told in played]
+
+
+def _interval(after: list[list[float]], before: list[list[float]]) -> Interval:
+    """Over seeds and weeks: ``two_level_bootstrap``. Weeks of one story depend on each other; seeds do not."""
+    from swarm_worker.statistics import two_level_bootstrap
+
+    return two_level_bootstrap(list(zip(before, after, strict=True)), 0)
+
+
+def _mean(weekly: list[list[float]]) -> float:
+    return sum(sum(weeks) / len(weeks) for weeks in weekly) / len(weekly)
+
+
+def _harm(weekly: list[list[float]], off: list[list[float]]) -> float:
+    """Points of utility below no loop, summed over the weeks in which it was below; the mean over seeds."""
+    lost = (max(0.0, b - a) for one, other in zip(weekly, off, strict=True) for a, b in zip(one, other, strict=True))
+    return sum(lost) / len(weekly)
+
+
+def _moves(played: Sequence[dict[str, Any]], way: Way) -> dict[str, int]:
+    moves = [move for told in played for week in told["ways"][way.name]["weeks"] for move in week["moves"]]
+    words = ("on trial", "promoted", "kept back", "undecided", "refused by the gate")
+    return {"runs": sum(told["ways"][way.name]["runs"] for told in played)} | {
+        word: sum(move.startswith(word) for move in moves) for word in words
+    }
+
+
+def _print(told: dict[str, Any]) -> None:
+    print(f"seed {told['seed']}")
+    for name, way in told["ways"].items():
+        weeks = " ".join(f"{100 * week['utility']:5.1f}" for week in way["weeks"])
+        print(f"  {name:<12}{weeks}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
