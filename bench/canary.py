@@ -100,10 +100,10 @@ def _measured(home: Path, *, quick: bool, vllm: bool, null: bool, seed: int) -> 
             redis_url=up.redis_url, artifacts_url=str(home / "artifacts"), cache_dir=str(home / "cache")
         )
         if null:
-            from bench.canary_null import nothing_to_find
+            from bench.canary_null import Size, nothing_to_find
 
-            runs, policy = (40, QUICK) if quick else (100, POLICY)
-            return asyncio.run(nothing_to_find(settings, home, runs=runs, seed=seed, policy=policy))
+            runs, size, policy = (40, Size(140, 4), QUICK) if quick else (100, Size(240, 8), POLICY)
+            return asyncio.run(nothing_to_find(settings, home, runs=runs, size=size, seed=seed, policy=policy))
         return asyncio.run(decisions(settings, home, quick=quick, seed=seed))
 
 

@@ -1,7 +1,7 @@
 """Whole runs with nothing to find: users who rate by the toss of a coin, whatever answers them.
 
 Everything is real but the model: answers pass the service, ratings its API; a run freezes the snapshot, searches (CMA-ES over
-four experts, eight generations), cuts and registers its finalist, passes it through the gate, and what passes goes on trial
+four experts), cuts and registers its finalist, passes it through the gate, and what passes goes on trial
 before the same users. A real run on the starter pack takes minutes of CPU, so the model is one of a few hundred numbers that
 says true or false: how likely it finds either is a smooth function of its weights, drawn anew for every question. So a search
 can climb, and finds positions that fit the coins of its half; what they say of the other half is chance. In every second run
@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from swarm_worker.settings import WorkerSettings
 from swarm_worker.slices import SliceScorer
 from tests.peft_folders import write_adapter
 
-EXPERTS, GENERATIONS, ASKED = 4, 8, 240
+EXPERTS = 4
 ANSWERS = ("true", "false")
 RATE = 0.5
 _SPREAD = 4.0  # the standard deviation of an entry of B A times its scale, for the experts that are made here
@@ -86,6 +87,14 @@ def _other(answer: str) -> str:
     return next(one for one in ANSWERS if one != answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a run is: answers that are rated before it, generations of its search."""
+
+    asked: int
+    generations: int
+
+
 @functools.lru_cache(maxsize=256)
 def _update(folder: Path) -> Floats:
     """dW of every module, in one vector."""
@@ -105,14 +114,14 @@ def _direction(prompt: str, answer: str, size: int) -> Floats:
 
 
 async def nothing_to_find(
-    settings: RegistrySettings, home: Path, *, runs: int, seed: int, policy: CanaryPolicy
+    settings: RegistrySettings, home: Path, *, runs: int, size: Size, seed: int, policy: CanaryPolicy
 ) -> Figures:
     """So many whole runs, and how many of them promoted."""
     folders = [write_adapter(home / "made" / str(number), seed=number) for number in range(EXPERTS)]
     ended: list[Run] = []
     async with stage(settings, home / "service", folders, policy, seed) as trials:
         for number in range(runs):
-            run = await _one(trials, folders, policy, number)
+            run = await _one(trials, folders, size, policy, number)
             ended.append(run)
             print(f"run {number + 1}: {run.status}. {run.outcome}", flush=True)
     tried = [run for run in ended if run.decision and run.decision["passed"]]
@@ -126,7 +135,7 @@ async def nothing_to_find(
     }
 
 
-async def _one(trials: Stage, folders: list[Path], policy: CanaryPolicy, number: int) -> Run:
+async def _one(trials: Stage, folders: list[Path], size: Size, policy: CanaryPolicy, number: int) -> Run:
     registry, adapter = trials.registry, f"null-{number}"
     trials.adapter = adapter
     for folder in folders:
@@ -137,8 +146,8 @@ async def _one(trials: Stage, folders: list[Path], policy: CanaryPolicy, number:
     coin = Way(RATE, says=functools.partial(_choice, champion), corrected=_other if number % 2 else None)
     trials.ways |= {f"{adapter}@{version}": coin for version in range(1, EXPERTS + 2)}
     await trials.followed()
-    await trials.rated(ASKED)
-    spec = RunSpec(adapter=adapter, seed=number, max_generations=GENERATIONS)
+    await trials.rated(size.asked)
+    spec = RunSpec(adapter=adapter, seed=number, max_generations=size.generations)
     run = await asyncio.to_thread(lambda: begin(registry, spec, by="bench"))
     await asyncio.to_thread(_search, trials, run)
     run = await trials.moved_on(registry.runs.get(run.id))
