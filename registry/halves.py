@@ -21,7 +21,8 @@ from typing import Literal
 
 from registry.canonical import canonical
 from registry.components import components
-from registry.snapshot_items import ANONYMOUS, Drafted
+from registry.records import ANONYMOUS
+from registry.snapshot_items import Drafted
 
 By = Literal["rater", "conversation", "prompt"]
 LEVELS: tuple[By, ...] = ("rater", "conversation", "prompt")

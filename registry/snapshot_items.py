@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from registry.canonical import digest
-from registry.records import Feedback, Message, SnapshotItem
-
-ANONYMOUS = "anonymous"
-"""Whoever did not say who they are: many people, or one; not a rater that anything can be told of."""
+from registry.records import ANONYMOUS, Feedback, Message, SnapshotItem
 
 _RATED, _PAIRED, _CORRECTED = 1, 2, 3
 _Claim = tuple[Literal["good", "bad"], int, str]  # which side, how strong a kind, the answer

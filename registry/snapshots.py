@@ -23,9 +23,9 @@ from registry.components import components
 from registry.errors import BadInput
 from registry.halves import LEVELS, By, Halves, Limits, Related, draw, split
 from registry.near_duplicates import near_pairs
-from registry.records import Feedback, Snapshot, SnapshotItem
+from registry.records import ANONYMOUS, Feedback, Snapshot, SnapshotItem
 from registry.snapshot_filter import FEWEST, SnapshotFilter
-from registry.snapshot_items import ANONYMOUS, Drafted, by_prompt, drafted, item_digest
+from registry.snapshot_items import Drafted, by_prompt, drafted, item_digest
 
 __all__ = ["check_disjoint", "content", "freeze", "item_digest", "read"]
 
@@ -174,7 +174,8 @@ class _Pool:
     def _fair(self, by: By) -> tuple[Halves, int | None] | None:
         """The loosest cap that is fair in both halves, looked for from above; None where too few items would be left.
 
-        A half that one rater fills shrinks with the cap, so each step asks for what the step before would have allowed.
+        A half that one rater fills shrinks with the cap, so each step asks for what the step before would have allowed. Without
+        a limit of shares nothing is capped for the sake of a stricter split, either.
         """
         share, cap = self.chosen.max_rater_share, self.chosen.max_per_rater
         halves = self.split(by, cap)
@@ -184,7 +185,7 @@ class _Pool:
                 return halves, cap
             before = cap or min(len(self.prompts), self.limits.search + self.limits.confirm)
             cap = min(before - 1, halves.allowed(share) if halves.sound else int(_NEXT * before))
-            if cap < 1:
+            if cap < 1 or share == 1:
                 break
             halves = self.split(by, cap)
         return None

@@ -3,6 +3,11 @@
 The gate decides on generated answers where feedback says what was right (a correction, or an answer rated up): exact match.
 Without enough of those, or where even the champion does not repeat the answers that were rated up (free text, sampled), it
 decides on the ``preference`` of the likelihoods; 0.5 then stands for the champion itself.
+
+An answer rated down, and not corrected, is a failure of the champion of which nobody said what was right, so exact match cannot
+be asked of it. Left out alone, it would flatter the champion: of its right answers all would count, of its wrong ones a part.
+So as large a part of the right ones is taken. Measured on the starter pack, where half of what was wrong was corrected:
+see the gate's power in docs/results.md.
 """
 
 from __future__ import annotations
@@ -30,10 +35,10 @@ def confirm(
     """Per-item scores of the champion (``before``) and the finalist (``after``), paired, and how they were measured.
 
     ``corrected`` and ``accepted`` count the checkable items whose good answer was a correction, and those where the answer
-    given was right. Where all are corrections, the items were chosen by the champion's failures and any change looks better:
-    rate good answers, too.
+    given was right, as far as they count (``representative``). Where all are corrections, the items were chosen by the
+    champion's failures and any change looks better: rate good answers, too.
     """
-    checkable = [item for item in items if item.checkable and item.good is not None]
+    checkable = representative(items)
     corrected = sum(item.bad is not None for item in checkable)
     counts = {"corrected": corrected, "accepted": len(checkable) - corrected}
     if len(checkable) >= MIN_ITEMS:
@@ -42,6 +47,19 @@ def confirm(
         if not again or sum(again) >= REPEATED * len(again):
             return exact | counts
     return _measured("preference", engine, champion, finalist, [rated(item) for item in items], max_tokens) | counts
+
+
+def representative(items: Sequence[SnapshotItem]) -> list[SnapshotItem]:
+    """The items that exact match may decide on: corrected and accepted answers, in the proportion of wrong and right ones.
+
+    Which of the accepted are taken follows from their digests.
+    """
+    corrected = {item.digest for item in items if item.checkable and item.good is not None and item.bad is not None}
+    accepted = sorted(item.digest for item in items if item.checkable and item.good is not None and item.bad is None)
+    faulted = sum(item.good is None for item in items)  # and nobody said what was right
+    wrong = len(corrected) + faulted
+    taken = corrected | set(accepted[: len(accepted) * len(corrected) // wrong] if wrong else accepted)
+    return [item for item in items if item.digest in taken]
 
 
 def _measured(

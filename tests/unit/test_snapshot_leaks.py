@@ -97,7 +97,7 @@ def heard(half: tuple[SnapshotItem, ...], feedback: list[Feedback]) -> Counter[s
     return held
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(
     st.integers(0, 10_000),
     st.integers(6, 30),
@@ -122,7 +122,7 @@ def test_nothing_leaks_and_order_does_not_matter(seed: int, raters: int, each: i
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(
     st.integers(0, 10_000), st.integers(12, 30), st.sampled_from([0.1, 0.2, 0.4]), st.sampled_from(["none", "good_bad"])
 )
