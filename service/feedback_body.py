@@ -7,6 +7,7 @@ from datetime import UTC, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+from pydantic_core import to_json
 
 from registry.ratings import MOST_STARS, THUMBS, Thumbs, rating_of_stars
 from registry.records import ANONYMOUS, AdapterName, Message, now
@@ -15,6 +16,7 @@ from service.auth import Caller
 
 MOST = 1000
 TEXT = 100_000
+MOST_SAMPLING = 10_000
 AHEAD = timedelta(minutes=5)
 """How far a caller's clock may be before ours."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -74,6 +76,8 @@ class FeedbackBody(Body):
                 raise ValueError("give a 'request_id', or 'adapter' and either 'prompt' or 'messages'")
             if scales and self.answer is None:
                 raise ValueError(f"'{scales[0]}' without a 'request_id' needs the 'answer' that it rates")
+        if self.sampling is not None and len(to_json(self.sampling)) > MOST_SAMPLING:
+            raise ValueError(f"'sampling' takes more than {MOST_SAMPLING} bytes")
         if self.at is not None and self.at > now() + AHEAD:
             raise ValueError("'at' lies in the future")
         return self

@@ -53,6 +53,12 @@ class Intake:
         names = self._redaction.installed if every is None else every
         return [self._redaction.fields(item, names) for item in items]
 
+    def check_redactor(self, name: str | None) -> None:
+        """``BadInput`` for a redactor that is not installed here: nothing of the adapter could be stored."""
+        if name is not None and name not in self._redaction.installed:
+            known = ", ".join(self._redaction.installed) or "none"
+            raise BadInput(f"'recording.redact' is '{name}', and installed here is {known}.", field="recording.redact")
+
     def check_registry(self) -> None:
         """``RegistryWentBack``."""
         self._registry.guard.check()

@@ -59,6 +59,7 @@ class Recorder:
             self._thread.join(timeout)
         if left := self._waiting.unfinished_tasks:
             self._drop("stopped", left)
+            log.warning("%d answers are not recorded: the service stops, and Redis is away", left)
 
     @property
     def drops(self) -> dict[Reason, int]:
@@ -90,7 +91,6 @@ class Recorder:
     def _drop(self, reason: Reason, count: int) -> None:
         with self._lock:
             self._drops[reason] += count
-        log.warning("%d answers are not recorded: %s", count, reason)
 
     def _write_on(self) -> None:
         while True:

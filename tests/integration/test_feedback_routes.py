@@ -162,3 +162,13 @@ async def test_the_schema_of_a_body_is_told(shoal: httpx.AsyncClient) -> None:
     for part in content["schema"]["anyOf"][0]["$ref"].removeprefix("#/").split("/"):
         place = place[part.replace("~1", "/")]
     assert "stars" in place["properties"]
+
+
+async def test_a_policy_that_names_no_installed_redactor_is_refused(shoal: httpx.AsyncClient) -> None:
+    """Else nothing of the adapter could be stored; a policy without one is taken."""
+    asked = {"policy": {"recording": {"mode": "sampled", "rate": 0.5, "redact": "never-installed"}}}
+    refused = await shoal.put("/api/adapters/bot/policy", json=asked)
+    assert (refused.status_code, refused.json()["error"]["details"]["field"]) == (422, "recording.redact")
+    del asked["policy"]["recording"]["redact"]
+    taken = await shoal.put("/api/adapters/bot/policy", json=asked)
+    assert taken.json()["policy"]["recording"]["rate"] == 0.5

@@ -58,6 +58,7 @@ def test_every_scale_becomes_one_rating(said: dict[str, Any], rating: float, kep
         ({"rating": 1, "at": "2026-01-01T00:00:00"}, "timezone"),
         ({"rating": 1, "at": (now() + timedelta(hours=1)).isoformat()}, "in the future"),
         ({"rating": 1, "colour": "red"}, "Extra inputs"),
+        ({"rating": 1, "sampling": {"stop": "x" * 10_000}}, "more than 10000 bytes"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_reason(said: dict[str, Any], word: str) -> None:

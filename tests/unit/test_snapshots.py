@@ -6,12 +6,12 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import BadInput
 from registry.records import Feedback, Message, Snapshot, SnapshotItem
-from registry.snapshot_items import item_digest
+from registry.snapshot_items import by_prompt, item_digest
 from registry.snapshots import check_disjoint, freeze
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -126,6 +126,7 @@ FEEDBACKS = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(FEEDBACKS, st.integers(0, 3), st.integers(1, 12), st.randoms(use_true_random=False))
 def test_what_holds_for_any_feedback(feedbacks: list[Feedback], seed: int, limit: int, rng: random.Random) -> None:
     """No prompt twice, none in both halves, never more than the limit; order of arrival does not matter."""
@@ -170,3 +171,12 @@ def test_a_leak_between_the_halves_is_named() -> None:
     with pytest.raises(BadInput) as refused:
         check_disjoint(leaking)
     assert refused.value.details["items"] == [snapshot.search[0].digest]
+
+
+def test_words_alone_take_back_no_rating_and_no_key_speaks_over_another() -> None:
+    """A comment or labels that follow a rating leave it as it is; the same name under another key is another rater."""
+    rated = said("q", id_="f1", rater="ann", answer="a", rating=1.0, by="key-1")
+    words = said("q", id_="f2", rater="ann", minute=1, answer="a", comment="hm", by="key-1")
+    other = said("q", id_="f3", rater="ann", minute=2, answer="b", rating=0.0, by="key-2")
+    assert by_prompt([rated, words]) == {item_digest(rated.messages, rated.prompt): [rated]}
+    assert by_prompt([rated, other]) == {item_digest(rated.messages, rated.prompt): [rated, other]}
