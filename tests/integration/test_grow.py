@@ -26,6 +26,7 @@ from swarm_worker.rebuild_cli import told
 from swarm_worker.trainer import train
 from swarm_worker.utilities import measure
 from tests.registry_versions import RegistryVersions
+from tests.served_app import serving
 from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
 
 __all__ = ["engine", "workshop"]  # fixtures
@@ -293,3 +294,20 @@ def test_a_champion_beyond_the_hull_joins_the_next_run(workshop: Workshop) -> No
     registry.promote(BOT, grown.growth.version or 0, by="test")
     second = begin(registry, RunSpec(adapter=BOT), by="test")
     assert {expert.version for expert in second.experts} == imports | {grown.growth.version}
+
+
+async def test_the_api_takes_what_a_run_grows_by(workshop: Workshop, tmp_path: Path) -> None:
+    """A body's ``grow`` is the run's, else a policy's; a word that is none of its own is 422."""
+    give_feedback(workshop, 120)
+    async with serving(workshop.registry.settings, tmp_path / "home") as shoal:
+        wrong = await shoal.post("/api/runs", json={"adapter": BOT, "grow": {"when": "maybe"}})
+        assert (wrong.status_code, "grow" in wrong.text) == (422, True)
+        asked = {"adapter": BOT, "grow": {"when": "always", "start": "base"}}
+        started = (await shoal.post("/api/runs", json=asked)).json()
+        assert (started["spec"]["grow"]["start"], started["growth"]["reason"]) == ("base", "as asked")
+        await shoal.post(f"/api/runs/{started['id']}/cancel")
+        policy = {"policy": {"run": {"grow": {"when": "always", "steps": 7}}}}
+        assert (await shoal.put(f"/api/adapters/{BOT}/policy", json=policy)).status_code == 200
+        by_policy = (await shoal.post("/api/runs", json={"adapter": BOT})).json()
+        assert by_policy["spec"]["grow"]["steps"] == 7
+        assert by_policy["growth"] is not None
