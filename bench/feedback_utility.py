@@ -27,6 +27,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +49,6 @@ from swarm_worker.gate import decide
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, Likelihood, Question, Scored, Told, answers_of
 from swarm_worker.scoring.engine import Asked as Questions
 from swarm_worker.scoring.transformers import TransformersEngine
-from swarm_worker.utilities import Item
 from swarm_worker.utilities.preference import Preference
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -97,7 +97,7 @@ def main(
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """One seed: positions, what each is worth to users, and what was said of the champion's answers."""
 
@@ -221,24 +221,32 @@ def utilities(one: Scene, kind: str, sides: str, norm: str, beta: float) -> list
     """The utility of each position: the real ``preference`` where it scores the good side."""
     items = [rated(item) for item in one.snapshots[kind].search]
     if sides == "margin":
-        return _margins(one, items, norm, beta)
+        good, bad = (_gains(one, kind, side, norm) for side in ("good", "bad"))
+        return list((1 / (1 + np.exp(-beta * (good - bad)))).mean(axis=1))
     utility = Preference(beta)
-    told = [_normed(reply, norm) for reply in one.engine.ask([one.champion, *one.positions], utility.asks(items))]
+    told = [_normed(reply, norm) for reply in _replies(one, kind)]
     return [statistics.mean(v.score or 0.0 for v in utility.judge(items, reply, told[0])) for reply in told[1:]]
 
 
-def _margins(one: Scene, items: list[Item], norm: str, beta: float) -> list[float]:
-    """``sigmoid(beta * (gain of the good side - gain of the bad side))``, a side that is not there gains nothing."""
-    sides = []
-    for side in ("good", "bad"):
-        there = [place for place, item in enumerate(items) if getattr(item, side) is not None]
-        asked = tuple(Question(items[place].question, getattr(items[place], side)) for place in there)
-        replies = one.engine.ask([one.champion, *one.positions], Questions(likelihoods=asked))
-        means = np.zeros((len(replies), len(items)))
-        for row, reply in enumerate(replies):
-            means[row, there] = [likelihood.mean for likelihood in _normed(reply, norm).likelihoods]
-        sides.append(means[1:] - means[0])
-    return list((1 / (1 + np.exp(-beta * (sides[0] - sides[1])))).mean(axis=1))
+@cache
+def _replies(one: Scene, kind: str) -> list[Told]:
+    """What the champion and then each position say to what ``preference`` asks."""
+    asked = Preference().asks([rated(item) for item in one.snapshots[kind].search])
+    return one.engine.ask([one.champion, *one.positions], asked)
+
+
+@cache
+def _gains(one: Scene, kind: str, side: str, norm: str) -> Any:
+    """How much likelier than to the champion each item's answer on that side is to each position: (positions, items); an
+    answer that is not there gains nothing."""
+    items = [rated(item) for item in one.snapshots[kind].search]
+    there = [place for place, item in enumerate(items) if getattr(item, side) is not None]
+    asked = tuple(Question(items[place].question, getattr(items[place], side)) for place in there)
+    replies = one.engine.ask([one.champion, *one.positions], Questions(likelihoods=asked))
+    means = np.zeros((len(replies), len(items)))
+    for row, reply in enumerate(replies):
+        means[row, there] = [likelihood.mean for likelihood in _normed(reply, norm).likelihoods]
+    return means[1:] - means[0]
 
 
 def gate(kind: str, scenes: Sequence[Scene]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ A bad answer is what the champion itself said, so whatever moves away from the c
 or worse; a search that is paid for that unlearns the champion. Therefore an item with a good answer is scored on that
 alone, and one with only a bad answer costs when it becomes likelier and earns at most 0.5. Measured on a starter pack,
 champion 52.4%, two searches each: margin of both sides (DPO's) 46.0 and 47.4%, good side alone 54.9 and 55.5%; from
-ratings without corrections 21.1 and 13.9% without the limit, 54.8 and 54.5% with it. That holds for pairs, too.
+ratings without corrections 21.1 and 13.9% without the limit, 54.8 and 54.5% with it.
 
 Likelihoods are per token, so that long answers do not count for more than short ones. ``beta`` hardly moves the order of
 positions (``python -m bench.feedback``); at 1 an item is won by a gain of a few nats a token and goes on paying until then.
