@@ -131,6 +131,20 @@ def start(home: Path) -> Iterator[Start]:
         up.stop()
 
 
+def test_logs_as_json_are_json_to_the_last_line(start: Start, home: Path) -> None:
+    """Lines of a process that writes JSON stand as they are; those of others become objects in the files."""
+    said = json.dumps({"message": "mine"})
+    speaker = f"import time; print({said!r}, flush=True); print('not json', flush=True); time.sleep(600)"
+    with start(table(ProcessSpec("control", python(speaker))), log_format="json") as up:
+        assert up.wait_ready(20)
+        eventually(lambda: "not json" in (home / "logs" / "control.log").read_text())
+    written = {name: (home / "logs" / f"{name}.log").read_text().splitlines() for name in ("control", "redis")}
+    told = {name: [json.loads(line) for line in lines] for name, lines in written.items()}
+    assert {"message": "mine"} in told["control"]
+    assert {line["message"] for line in told["control"]} >= {"mine", "not json"}
+    assert {line["logger"] for line in told["redis"]} == {"redis"}
+
+
 def test_everything_starts_is_ready_and_stops(start: Start, home: Path) -> None:
     """Processes find where everything is in their environment; afterwards none is left, and the home is free."""
     with start(table(ProcessSpec("control", python(SLEEPER)))) as up:
