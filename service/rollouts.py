@@ -65,8 +65,9 @@ class Rollouts:
         self._counted, self._swept = made, at
 
     async def _read_all(self) -> None:
+        known = {adapter: rollout.revision for adapter, rollout in self.now.items()}  # before the question is asked
         revisions = await asyncio.to_thread(self._registry.revisions)
-        self._look_back(revisions)
+        self._look_back(known, revisions)
         moved = [adapter for adapter, revision in revisions.items() if not self._has(adapter, revision)]
         if len(moved) > MANY:
             every = {held.name: held.rollout for held in await asyncio.to_thread(self._registry.adapters)}
@@ -78,9 +79,9 @@ class Rollouts:
                 except RecordNewer as error:  # its last known rollout stands; the others are followed
                     self._tell(adapter, error.message)
 
-    def _look_back(self, revisions: dict[str, int]) -> None:
-        """A revision below the one that is followed: the registry went back. What is followed stands."""
-        at = {adapter: (rollout.revision, revisions.get(adapter)) for adapter, rollout in self.now.items()}
+    def _look_back(self, known: dict[str, int], revisions: dict[str, int]) -> None:
+        """A revision below the one that was followed: the registry went back. What is followed stands."""
+        at = {adapter: (revision, revisions.get(adapter)) for adapter, revision in known.items()}
         behind = {name: pair for name, pair in at.items() if pair[1] is None or pair[0] > pair[1]}
         newer = {name: why for name, why in self.problems.items() if self._moved_on(name, revisions)}
         message = RegistryWentBack(behind).message if behind else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,44 @@ async def test_a_registry_that_went_back_is_refused_until_it_is_accepted(
     await again.stop()
     registry.close()
     worker.close()
+
+
+class Overtaken(Registry):
+    """A registry whose answer about the revisions is overtaken by a move before anybody looks at it."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def revisions(self) -> dict[str, int]:
+        answer = super().revisions()
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            meanwhile()
+        return answer
+
+
+async def test_a_move_that_overtakes_the_answer_is_not_taken_for_an_older_redis(
+    registry_settings: RegistrySettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The revisions are asked for, then this replica makes a move itself: the answer is old, the registry is not."""
+    registry = Overtaken.open(registry_settings)
+    assert isinstance(registry, Overtaken)
+    an_adapter(registry, tmp_path)
+    replica, _ = await a_replica(registry, tmp_path)
+    await replica.start()
+    loop = asyncio.get_running_loop()
+
+    def moves() -> None:
+        registry.promote(BOT, 2, by="test")
+        asyncio.run_coroutine_threadsafe(replica.converge(BOT), loop).result(20)
+
+    try:
+        registry.meanwhile = moves
+        replica.hint()
+        await until(lambda: replica.rollouts[BOT].champion == 2)
+        looked = registry.moves_made()
+        await until(lambda: replica._rollouts._counted == looked)
+        assert "older registry" not in caplog.text
+        assert replica.problems == {}
+    finally:
+        await replica.stop()
+        registry.close()
