@@ -57,6 +57,10 @@ class Wishes:
         except ARRIVAL_ERRORS as error:
             self.refused[name] = str(getattr(error, "reason", None) or error)
             log.warning("%s is refused: %s", name, error)
+        except Exception as error:
+            # Whatever it is: the caller hears a reason now, rather than that nobody answered when its time is over.
+            self.refused[name] = f"{type(error).__name__}: {error}"
+            log.exception("%s is refused", name)
         finally:
             self.heard[name] = wish
             self._under_way.discard(name)

@@ -160,6 +160,33 @@ async def test_a_hint_is_enough_for_a_move_that_was_not_counted(
         await replica.stop()
 
 
+class Broken(StubEngine):
+    """An engine that fails in a way that nobody thought of."""
+
+    async def add(self, name: str, path: Path) -> None:
+        if name == f"{BOT}@3":
+            raise RuntimeError("the slots are on fire")
+        await super().add(name, path)
+
+
+async def test_a_failure_that_nobody_thought_of_refuses_a_move_with_its_reason(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """At once, and not when the time for getting ready is over."""
+    an_adapter(registry, tmp_path)
+    engine = Broken(EngineSettings(base="stub", max_loras=3))
+    await engine.start()
+    residents = Residents(engine, Leases())
+    replica = Replica(registry, residents, replica_id="one", poll_seconds=0.1, known=tmp_path / "one.json")
+    await replica.start()
+    try:
+        await until(lambda: bool(registry.replicas.live()))
+        with pytest.raises(NotReady, match="the slots are on fire"):
+            await asyncio.to_thread(registry.ready, BOT, 3, 3600.0)
+    finally:
+        await replica.stop()
+
+
 async def test_what_the_engine_holds_is_the_engine_s_own_account(registry: Registry, tmp_path: Path) -> None:
     """A stranger in the engine shows, which no heartbeat tells of: it is no version that may be asked."""
     an_adapter(registry, tmp_path)
