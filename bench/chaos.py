@@ -107,7 +107,8 @@ def killed(home: Path, runs: int, size: Size, seed: int) -> Figures:
 def _one(up: Up, client: Client, number: int, victim: str, size: Size, plain: Story, rng: random.Random) -> Figures:
     """One run, and one kill at a random moment of it."""
     # So far into the run as it goes today, however busy the machine is: after a state, and some of the time to the next.
-    state, pause = rng.randrange(len(plain.states) - 1), rng.uniform(0, plain.seconds / len(plain.states))
+    state = rng.randrange(len(plain.states) - 1)
+    pause = rng.uniform(0, plain.stamps[state + 1] - plain.stamps[state])
     story = Story(client, f"killed-{number}", size)
     watcher = threading.Thread(target=story.watch)
     watcher.start()

@@ -48,6 +48,8 @@ class Story:
         self.states: list[dict[str, Any]] = []
         self.times: dict[str, float] = {}
         """When its watcher was first told of each status, in monotonic seconds."""
+        self.stamps: list[float] = []
+        """When its watcher was told of each state."""
         self.ended = 0.0
 
     def watch(self) -> None:
@@ -58,6 +60,7 @@ class Story:
                 for state in client.run_events(self.run["id"], patience=RUN_SECONDS):
                     if not self.states or state["revision"] > self.states[-1]["revision"]:
                         self.states.append(state)
+                        self.stamps.append(time.monotonic())
                         self.times.setdefault(state["status"], time.monotonic())
                 break
             time.sleep(0.5)

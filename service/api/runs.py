@@ -55,17 +55,21 @@ def get_run(run_id: str, parts: PartsOf, who: Who) -> Run:
 
 @router.post("/{run_id}/cancel")
 def cancel_run(run_id: str, parts: PartsOf, caller: Caller, who: Who) -> Run:
-    """End a run within one generation; what it registered stays, its champion does not move."""
+    """End a run; a slice in work stops between two positions. What it registered stays, its champion does not move, unless it
+    is moving this very moment: then the run is answered as it is, and ends as promoted."""
     _seen(parts.registry.runs.get(run_id), who)
     return parts.registry.runs.cancel(run_id, outcome=f"Cancelled by {caller}.")
 
 
 @router.get("/{run_id}/events")
 async def run_events(run_id: str, request: Request, parts: PartsOf, who: Who) -> StreamingResponse:
-    """Server-sent events: the run at every change, until it ends."""
+    """Server-sent events: the run at every change, until it ends. An event's id is the run's revision: a reader that comes back
+    with ``Last-Event-ID``, as browsers do, is told what came after it."""
     # Unknown is a 404, not a stream that breaks off.
     _seen(await asyncio.to_thread(parts.registry.runs.get, run_id), who)
-    return StreamingResponse(_events(parts, run_id, request), media_type="text/event-stream")
+    last = request.headers.get("last-event-id", "")
+    seen = int(last) if last.isascii() and last.isdigit() else -1
+    return StreamingResponse(_events(parts, run_id, request, seen), media_type="text/event-stream")
 
 
 def _seen(run: Run, who: auth.Caller) -> Run:
@@ -73,13 +77,14 @@ def _seen(run: Run, who: auth.Caller) -> Run:
     return run
 
 
-async def _events(parts: Parts, run_id: str, request: Request) -> AsyncIterator[str]:
+async def _events(parts: Parts, run_id: str, request: Request, seen: int) -> AsyncIterator[str]:
     """Asked for again and again rather than waited for: a watcher must not hold one of the few threads that moves need, too."""
     place, silent = "0", 0.0
     while not await request.is_disconnected():
         place, states = await asyncio.to_thread(parts.registry.runs.changes_after, run_id, place)
         for run in states:
-            yield f"event: run\ndata: {run.model_dump_json()}\n\n"
+            if run.revision > seen:
+                yield f"id: {run.revision}\nevent: run\ndata: {run.model_dump_json()}\n\n"
             if not run.going:
                 return
         silent = 0.0 if states else silent + POLL_SECONDS

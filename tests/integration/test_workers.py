@@ -139,3 +139,52 @@ with watchdog.watching():
 time.sleep(3.5)
 """
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+
+
+async def test_a_reader_of_events_goes_on_where_it_was(
+    workshop: Workshop, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """Each state once, oldest first, with its revision as id; whoever comes back with the last one is told the rest."""
+    give_feedback(workshop, 120)
+    run = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    workshop.driver.advance(run.id)
+    ended = workshop.registry.runs.cancel(run.id, outcome="test")
+    async with serving(registry_settings, tmp_path) as client:
+        every = (await client.get(f"/api/runs/{run.id}/events")).text
+        rest = (await client.get(f"/api/runs/{run.id}/events", headers={"last-event-id": "0"})).text
+    assert [line for line in every.splitlines() if line.startswith("id: ")] == ["id: 0", "id: 1", "id: 2"]
+    assert [line for line in rest.splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2"]
+    assert ended.revision == 2
+
+
+def test_runs_take_turns(workshop: Workshop) -> None:
+    """A run of large generations that came first does not keep a small one waiting: the small one's first generation is scored
+    before the large one's; and where more workers are there, more of a run is under way, so that each has work."""
+    give_feedback(workshop, 120)
+    settings = workshop.driver.settings.model_copy(update={"slice_deadline": 600.0})
+    workshop.driver = RunDriver(workshop.registry, settings, workshop.queue.append, lambda run_id, seconds: None)
+    runs, turns = workshop.registry.runs, []
+    workshop.registry.create_adapter("small", by="test")
+    large = begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    small = runs.create(large.model_copy(update={"id": "run-small", "spec": RunSpec(adapter="small")}))
+    for run, slices in ((large, 40), (small, 6)):
+        messages = [{"run": run.id, "step": "search-0", "index": index} for index in range(slices)]
+        runs.open_step(run.id, "search-0", messages)
+        workshop.driver.send_due(run.id, "search-0")
+    assert len(workshop.queue) == 2 * settings.slices_ahead
+    while workshop.queue:
+        message = workshop.queue.pop(0)
+        where = (message["run"], message["step"], message["index"])
+        fence = runs.claim(*where, lease_seconds=600)
+        assert fence is not None
+        runs.report(*where, fence, {})
+        turns.append(message["run"])
+        workshop.driver.send_due(message["run"], message["step"])
+    assert len(turns) == 46
+    last_of_small = max(turn for turn, run_id in enumerate(turns) if run_id == small.id)
+    assert last_of_small < 2 * 6 + settings.slices_ahead
+    for number in range(5):
+        workshop.registry.workers.beat(worker(f"w{number}"))
+    runs.open_step(large.id, "search-1", [{"run": large.id, "index": index} for index in range(40)])
+    workshop.driver.send_due(large.id, "search-1")
+    assert len(workshop.queue) == 10
