@@ -38,13 +38,14 @@ class Story:
     def __init__(self, client: Client, adapter: str, size: Size) -> None:
         self.client, self.adapter = client, adapter
         found = {expert.name: expert for expert in StarterPack.found().experts}
-        for name in EXPERTS:
-            client.import_version(adapter, found[name], label=name)
-        client.send_feedback(feedback_of(adapter, size.feedback))
-        self._began = time.monotonic()
-        self.run = client.start_run(
-            adapter=adapter, seed=1, search_items=size.search_items, max_item_generations=size.budget
-        )
+        with self._fresh() as fresh:
+            for name in EXPERTS:
+                fresh.import_version(adapter, found[name], label=name)
+            fresh.send_feedback(feedback_of(adapter, size.feedback))
+            self._began = time.monotonic()
+            self.run = fresh.start_run(
+                adapter=adapter, seed=1, search_items=size.search_items, max_item_generations=size.budget
+            )
         self.states: list[dict[str, Any]] = []
         self.times: dict[str, float] = {}
         """When its watcher was first told of each status, in monotonic seconds."""
@@ -52,11 +53,15 @@ class Story:
         """When its watcher was told of each state."""
         self.ended = 0.0
 
+    def _fresh(self) -> Client:
+        """A connection of its own: one that was idle for long may be closed in the moment in which it is used again."""
+        return Client(self.client.url)
+
     def watch(self) -> None:
         """To its end, over everything that breaks the stream."""
         until = time.monotonic() + RUN_SECONDS
         while time.monotonic() < until:
-            with suppress(ShoalError), Client(self.client.url) as client:
+            with suppress(ShoalError), self._fresh() as client:
                 for state in client.run_events(self.run["id"], patience=RUN_SECONDS):
                     if not self.states or state["revision"] > self.states[-1]["revision"]:
                         self.states.append(state)
@@ -89,8 +94,9 @@ class Story:
         """Of the weights that answer now, where the run put them there."""
         if self.run["status"] in GOING or not self.run["promoted"]:
             return ""
-        champion = self.client.adapter(self.adapter)["rollout"]["champion"]
-        return str(self.client.version(self.adapter, champion)["digest"]) if champion == self.run["version"] else ""
+        with self._fresh() as client:
+            champion = client.adapter(self.adapter)["rollout"]["champion"]
+            return str(client.version(self.adapter, champion)["digest"]) if champion == self.run["version"] else ""
 
     def duplicates(self) -> int:
         """States in the run's stream, and events of the run in its adapter's history, that are there more than once."""
@@ -105,12 +111,12 @@ class Story:
 
     def _revisions(self) -> Counter[int]:
         """How often the stream, read from its beginning, has each state of the run."""
-        return Counter(
-            state["revision"] for state in self.client._stream(self.run["id"])
-        )  # as it comes: nothing filtered
+        with self._fresh() as client:  # as the stream comes: the client would leave out what is there twice
+            return Counter(state["revision"] for state in client._stream(self.run["id"]))
 
     def _events(self) -> Counter[str]:
-        history = self.client.history(self.adapter, limit=1000)
+        with self._fresh() as client:
+            history = client.history(self.adapter, limit=1000)
         return Counter(event["kind"] for event in history if event["by"] == self.run["id"])
 
 

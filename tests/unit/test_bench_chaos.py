@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,10 +10,17 @@ import pytest
 from bench.story import Story
 
 
+class Recorded(Story):
+    """A story whose service answers from a list."""
+
+    def _fresh(self) -> Any:
+        return nullcontext(self.client)
+
+
 def story(told: list[int], stream: list[int], events: list[str], *, promoted: bool = True) -> Story:
     """A run of revision 3 whose watcher was told ``told``, with this stream and these events of its adapter."""
 
-    class Recorded:
+    class Answers:
         """What the service would answer."""
 
         def _stream(self, run_id: str) -> list[dict[str, Any]]:
@@ -21,8 +29,8 @@ def story(told: list[int], stream: list[int], events: list[str], *, promoted: bo
         def history(self, adapter: str, limit: int) -> list[dict[str, Any]]:
             return [{"kind": kind, "by": "run-1"} for kind in events] + [{"kind": "promoted", "by": "ann"}]
 
-    made = Story.__new__(Story)
-    made.client, made.adapter = Recorded(), "bot"  # type: ignore[assignment]
+    made = Recorded.__new__(Recorded)
+    made.client, made.adapter = Answers(), "bot"  # type: ignore[assignment]
     made.run = {"id": "run-1", "revision": 3, "promoted": promoted, "status": "done"}
     made.states = [{"revision": revision} for revision in told]
     return made
