@@ -33,7 +33,7 @@ class RawVllm:
         self._command += [sys.executable, "-m", SERVER, *command_line(settings)]
         self._command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
         self._command += ["--lora-modules", f"{adapter.name}={adapter}"]
-        self._environment = {**os.environ, **environment(settings)}
+        self._environment = {**os.environ, **environment()}
         self._log = log
 
     def __enter__(self) -> Self:
