@@ -94,13 +94,14 @@ class ArtifactStore:
         cached = self.cache.path(digest)
         with self._locks[digest]:
             self.cache.hold(digest)
+            there = cached.exists()  # asked first: a copy that another process settles after this is whole
             marks = _marks(cached)
             if marks and self._verified.get(digest) == marks:
                 return cached
             if marks and digest_of_folder(cached) == digest:
                 self._verified[digest] = marks
                 return cached
-            if cached.exists():
+            if there:
                 drop(cached)
             try:
                 self._download(digest, cached)

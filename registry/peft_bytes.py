@@ -8,6 +8,7 @@ that config; the bytes of ``adapter_model.safetensors`` as they are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -73,11 +74,15 @@ def sync(path: Path) -> None:
 def settle(arriving: Path, final: Path) -> None:
     """Gives a written folder its name in one step; if another process was faster, its copy stays."""
     sync(arriving)
-    try:
-        arriving.rename(final)
-    except OSError:
-        if not final.exists():
-            raise
+    while True:
+        try:
+            arriving.rename(final)
+            break
+        except OSError as error:
+            if final.exists():
+                break
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else somebody dropped the copy that stood in the way: the name is free now
     sync(final.parent)
 
 
