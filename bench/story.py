@@ -29,7 +29,7 @@ class Size:
     budget: int
 
 
-FULL, QUICK = Size(feedback=300, search_items=100, budget=5_000), Size(feedback=260, search_items=60, budget=1_500)
+FULL, QUICK = Size(feedback=300, search_items=100, budget=10_000), Size(feedback=260, search_items=60, budget=1_500)
 
 
 class Story:
@@ -81,6 +81,11 @@ class Story:
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self._began
+
+    def still_going(self) -> bool:
+        """Asked of the service now, not of what the watcher was told last."""
+        with self._fresh() as client:
+            return client.run(self.run["id"])["status"] in GOING
 
     def state(self) -> str:
         """Where the run is, in words."""
