@@ -15,7 +15,7 @@ log = logging.getLogger("shoal.replica")
 
 
 class Wishes:
-    """Hears wishes and grants or refuses each once; the same version wished for again is tried again."""
+    """Grants wishes for as long as they stand, or refuses each once; the same version wished for again is tried again."""
 
     def __init__(
         self,
@@ -45,7 +45,8 @@ class Wishes:
             name = f"{adapter}@{number}"
             if name in self._residents.ready:
                 self.refused.pop(name, None)
-            elif name not in self._under_way and wish > self.heard.get(name, -1):
+            elif name not in self._under_way and (wish > self.heard.get(name, -1) or name not in self.refused):
+                # A wish that was granted stands: another adapter's version may have pushed this one out since.
                 self._under_way.add(name)
                 self._background.spawn(self._grant(adapter, number, wish))
 

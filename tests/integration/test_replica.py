@@ -224,6 +224,20 @@ async def test_every_live_replica_gets_ready_when_asked(registry: Registry, tmp_
         await two.stop()
 
 
+async def test_a_version_that_was_wished_for_and_pushed_out_is_loaded_again(registry: Registry, tmp_path: Path) -> None:
+    """Between "ready" and the move another adapter may need the place: while the wish stands the version comes back."""
+    an_adapter(registry, tmp_path)
+    replica, residents = await a_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        await asyncio.to_thread(registry.replicas.ask, BOT, 3)
+        await until(lambda: f"{BOT}@3" in residents.ready)
+        assert await residents.remove(f"{BOT}@3")
+        await until(lambda: f"{BOT}@3" in residents.ready)
+    finally:
+        await replica.stop()
+
+
 async def test_choosing_a_version_asks_redis_nothing(
     redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path
 ) -> None:
