@@ -11,18 +11,15 @@ from typing import Any
 import httpx
 
 from registry.adaptation import begin
-from registry.records import Feedback, Message, Run, RunSpec, now
+from registry.records import Run, RunSpec
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.bell import Bell
-from starter.pack import load_pack
-from starter.skills import items
 from tests import redis_server, stub_service
+from tests.corrected import BOT, PACK, corrections
 from tests.worker_process import ended, worker
 
-BOT = "support-bot"
 KEY = "the-key-of-this-house"
-PACK = load_pack()
 
 
 @dataclass
@@ -50,22 +47,6 @@ class House:
         answer = httpx.get(f"{self.service.url}/metrics", headers=headers, timeout=30)
         assert answer.status_code == 200, answer.text
         return answer.text
-
-
-def corrections(n: int) -> list[Feedback]:
-    """Users who were told nonsense and say what would have been right."""
-    return [
-        Feedback(
-            id=f"fb-{number}",
-            adapter=BOT,
-            version=1,
-            messages=(Message(role="user", content=item.prompt),),
-            answer="?",
-            correction=item.answer,
-            at=now(),
-        )
-        for number, item in enumerate(items("blend", "traffic", n, seed=7))
-    ]
 
 
 @contextmanager

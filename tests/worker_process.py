@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -46,6 +47,16 @@ def worker(name: str, home: Path, registry: RegistrySettings, **environment: str
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def machine(name: str, home: Path, shared: RegistrySettings) -> Iterator[Path]:
+    """The same on a machine of its own: its base model, its cache, its home, with nothing in them yet; its log's path."""
+    home.mkdir()
+    shutil.copytree(str(shared.base), home / "base")
+    own = shared.model_copy(update={"base": str(home / "base"), "cache_dir": str(home / "cache")})
+    with worker(name, home, own, HOME=str(home)) as log:
+        yield log
 
 
 def ended(registry: Registry, run: Run, logs: list[Path], within: float = 200.0) -> Run:

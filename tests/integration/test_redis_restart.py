@@ -13,8 +13,9 @@ from registry.errors import RegistryDown
 from registry.records import Run, RunSpec
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from tests.integration.test_worker_apart import BOT, PACK, corrections, ended, machine
+from tests.corrected import BOT, PACK, corrections
 from tests.redis_server import RedisServer
+from tests.worker_process import ended, machine
 
 PATIENCE = 400.0  # seconds, for what takes a minute on a machine with nothing else to do
 KINDS = ("control", "score", "beat")
@@ -50,8 +51,7 @@ def test_workers_reconnect_and_finish_the_run(redis_process: RedisServer, tmp_pa
     spec = RunSpec(adapter=BOT, seed=1, max_generations=3, promote=False)
     with ExitStack() as stack:
         stack.callback(registry.close)
-        homes = [stack.enter_context(machine(name, tmp_path / name, registry.settings)) for name in KINDS]
-        logs = [home / "log" for home in homes]
+        logs = [stack.enter_context(machine(name, tmp_path / name, registry.settings)) for name in KINDS]
         undisturbed = ended(registry, begin(registry, spec, by="test"), logs, PATIENCE)
         workers = {worker.kind: worker.pid for worker in registry.workers.live()}
         assert set(workers) == set(KINDS)

@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from registry.adaptation import begin
 from registry.artifacts import CONFIG, TENSORS, ArtifactStore, digest_of_folder
-from registry.records import Feedback, Message, Run, RunSpec, now
+from registry.records import RunSpec
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.bell import Bell
-from shoal.processes import processes
-from shoal.settings import UpSettings
-from starter.pack import load_pack
-from starter.skills import items
 from tests import s3_server
-
-BOT = "support-bot"
-PACK = load_pack()
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def machine(name: str, home: Path, shared: RegistrySettings) -> Iterator[Path]:
-    """A worker process as `shoal up` starts it, in a home of its own: its base model, its cache, its working directory."""
-    home.mkdir()
-    shutil.copytree(PACK.base, home / "base")
-    command = next(each.command for each in processes(UpSettings(home=home)) if each.name == name)
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(home),
-        "SHOAL_HOME": str(home),
-        "SHOAL_BASE": str(home / "base"),
-        "SHOAL_REDIS_URL": shared.redis_url,
-        "SHOAL_NAMESPACE": shared.namespace,
-        "SHOAL_ARTIFACTS_URL": shared.artifacts_url,
-        "SHOAL_CACHE_DIR": str(home / "cache"),
-        "SHOAL_SCORING_THREADS": "1",
-    }
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
-        try:
-            yield home
-        finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+from tests.corrected import BOT, PACK, corrections
+from tests.worker_process import ended, machine
 
 
 @pytest.fixture
@@ -69,31 +30,6 @@ def shared(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> I
         url = f"s3://{s3_server.bucket(s3['AWS_ENDPOINT_URL'])}/weights"
         yield RegistrySettings(redis_url=redis_url, namespace=namespace, artifacts_url=url, base=str(PACK.base))
         s3_server.forget_connections()
-
-
-def corrections(n: int) -> list[Feedback]:
-    """Users who were told nonsense and say what would have been right."""
-    return [
-        Feedback(
-            id=f"fb-{number}",
-            adapter=BOT,
-            version=1,
-            messages=(Message(role="user", content=item.prompt),),
-            answer="?",
-            correction=item.answer,
-            at=now(),
-        )
-        for number, item in enumerate(items("blend", "traffic", n, seed=7))
-    ]
-
-
-def ended(registry: Registry, run: Run, logs: list[Path], within: float = 150.0) -> Run:
-    until = time.monotonic() + within
-    while registry.runs.get(run.id).going:
-        told = "\n".join(log.read_text()[-3000:] for log in logs)
-        assert time.monotonic() < until, told
-        time.sleep(0.2)
-    return registry.runs.get(run.id)
 
 
 def cached(home: Path) -> set[str]:
@@ -119,9 +55,9 @@ def test_a_worker_without_a_shared_disk_completes_a_run(shared: RegistrySettings
         registry.feedback.add_many(corrections(120))
         run = begin(registry, RunSpec(adapter=BOT, seed=1, max_generations=1), by="test")
         shutil.rmtree(ours)
-        homes = [stack.enter_context(machine(name, tmp_path / name, shared)) for name in ("control", "score")]
+        logs = [stack.enter_context(machine(name, tmp_path / name, shared)) for name in ("control", "score")]
         assert Bell(shared).advance(run.id)
-        done = ended(registry, run, [home / "log" for home in homes])
+        done = ended(registry, run, logs)
     assert (done.status, done.promoted) == ("done", True), done.outcome
     made = registry.version(BOT, done.version or 0)
     experts = {expert.digest for expert in done.experts}
