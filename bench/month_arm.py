@@ -136,13 +136,13 @@ class Arm:
         verdict, version = self.trial.verdict(), self.trial.version
         if verdict.kind == "go_on" or (verdict.kind == "better" and self.trial.share < POLICY.steps[-1]):
             if self.trial.rise():
-                self._move(rules.start_canary(self.rollout, version, self.trial.share, at=self.rollout.moved_at))
+                self.rollout = rules.start_canary(self.rollout, version, self.trial.share, at=self.rollout.moved_at)
             return
         self.trial = None
         if verdict.kind == "better":
             self._promote(week, version)
         else:
-            self._move(rules.end_canary(self.rollout, at=self.rollout.moved_at))
+            self.rollout = rules.end_canary(self.rollout, at=self.rollout.moved_at)
             word = "kept back" if verdict.kind == "worse" else "undecided"
             week.moves.append(f"{word} {version}")
 
@@ -177,18 +177,15 @@ class Arm:
         self.mixes[version] = found.coefficients
         if self.way.canary:
             self.trial = Trial(version, champion)
-            self._move(rules.start_canary(self.rollout, version, self.trial.share, at=self.rollout.moved_at))
+            self.rollout = rules.start_canary(self.rollout, version, self.trial.share, at=self.rollout.moved_at)
             week.moves.append(f"on trial {version}")
         else:
             self._promote(week, version)
 
     def _promote(self, week: Week, version: int) -> None:
-        self._move(rules.promote(self.rollout, version, at=self.rollout.moved_at, by_itself=True))
+        self.rollout = rules.promote(self.rollout, version, at=self.rollout.moved_at, by_itself=True)
         self.looks = 0
         week.moves.append(f"promoted {version}")
-
-    def _move(self, rollout: Rollout) -> None:
-        self.rollout = rollout
 
     def _register(self, folder: Path, *, expert: bool = False) -> int:
         version = len(self.folders) + 1

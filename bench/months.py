@@ -1,6 +1,6 @@
 """Simulated months: thirteen weeks of users, with the loop on, off, and with parts of it left out.
 
-python -m bench.months                 five seeds, about an hour on two cores
+python -m bench.months                 five seeds
 python -m bench.months --quick         two weeks of one seed, within a minute
 python -m bench.months --json FILE     and write everything down
 python -m bench.months --plot FILE     and draw the picture (PNG)
