@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from registry.runs import Runs
 
 _POLL_SECONDS = 0.1
+_WISH_SECONDS = 15.0  # a wish is made again for as long as somebody waits
 
 
 class Registry(Moves):
@@ -300,20 +302,26 @@ class Registry(Moves):
         """Asks every live replica to get the version ready and waits until all are.
 
         ``NotReady``, with the reason of each, when one refuses or ``timeout`` seconds are over. No live replica: ready
-        at once, there is nobody to ask.
+        at once, there is nobody to ask. The wish stands for some seconds more, so that the version stays loaded until the
+        caller's move; who has moved takes it back (``replicas.withdraw``), else versions of moves long made push each
+        other out.
         """
         if self.version(adapter, version).retired:
             raise VersionRetired(adapter, version)
         deadline = time.monotonic() + timeout
-        asked = self.replicas.ask(adapter, version, ttl=max(120.0, timeout))
+        first = last = self.replicas.ask(adapter, version, ttl=_WISH_SECONDS)
+        again = time.monotonic() + _WISH_SECONDS / 3
         while True:
-            seen = self.replicas.readiness(adapter, version, asked)
+            seen = self.replicas.readiness(adapter, version, first)
             if seen.complete:
-                return seen
-            if seen.refused:
-                raise NotReady(adapter, version, seen.refused)
-            if time.monotonic() >= deadline:
-                raise NotReady(adapter, version, dict.fromkeys(seen.waiting, f"not ready within {timeout:g} s"))
+                return replace(seen, asked=last)
+            if seen.refused or time.monotonic() >= deadline:
+                self.replicas.withdraw(adapter, version, last)
+                late = dict.fromkeys(seen.waiting, f"not ready within {timeout:g} s")
+                raise NotReady(adapter, version, seen.refused or late)
+            if time.monotonic() >= again:  # nobody else's withdrawal ends this one's
+                last = self.replicas.ask(adapter, version, ttl=_WISH_SECONDS)
+                again = time.monotonic() + _WISH_SECONDS / 3
             time.sleep(_POLL_SECONDS)
 
     def start_canary(self, adapter: str, version: int, share: float | None = None, **how: Any) -> Rollout:

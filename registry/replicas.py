@@ -14,11 +14,14 @@ _REPLICAS, _WANTED = "replicas", "wanted"
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """How far the live replicas are with a version: ids that hold it, that do not yet, that could not (and why)."""
+    """How far the live replicas are with a version: ids that hold it, that do not yet, that could not (and why).
+
+    ``asked``: the number of the wish that this answers."""
 
     ready: list[str]
     waiting: list[str]
     refused: dict[str, str]
+    asked: int = 0
 
     @property
     def complete(self) -> bool:
@@ -56,6 +59,10 @@ class Replicas:
         self._hold(keys=self._tables[_WANTED], args=[f"{adapter}@{version}", ttl, number])
         return number
 
+    def withdraw(self, adapter: str, version: int, asked: int) -> None:
+        """The wish of this number was made for a move that is over. One that somebody made since stays."""
+        self._hold(keys=self._tables[_WANTED], args=[f"{adapter}@{version}", 0, asked])
+
     def wanted(self) -> list[tuple[str, int]]:
         """The (adapter, version) pairs that were asked for, soonest to end first. One round trip."""
         return [(adapter, version) for adapter, version, _ in self.wishes()]
@@ -78,4 +85,5 @@ class Replicas:
         }
         ready = [replica.id for replica in live if name in replica.holds]
         waiting = [replica.id for replica in live if replica.id not in ready and replica.id not in refused]
-        return Readiness(ready, waiting, {replica: why for replica, why in refused.items() if replica not in ready})
+        refused = {replica: why for replica, why in refused.items() if replica not in ready}
+        return Readiness(ready, waiting, refused, asked)

@@ -31,6 +31,8 @@ WORKING = ("growing", "searching", "confirming")
 """The states in which a run waits for scoring workers."""
 CONFIRM = "confirm"
 GROW = "grow"
+ASKED_SECONDS = 15.0
+"""How long a wish stands: it is made again at every look, and versions of moves long made must not push each other out."""
 MOST_SLICES = 16
 """Into how many slices a generation is cut: a worker that joins finds some left, and one that leaves takes little along. It
 depends on nothing but the generation, for what shares a batch must not change with who is there."""
@@ -208,7 +210,7 @@ class RunDriver:
             return
         promoting = {"status": "promoting", "promoting_since": now(), "outcome": decision.reason}
         if moved := self.registry.runs.save(run.model_copy(update=promoting)):
-            self.registry.replicas.ask(run.spec.adapter, version)
+            self.registry.replicas.ask(run.spec.adapter, version, ttl=ASKED_SECONDS)
             self._promote(moved)
 
     def _promote(self, run: Run) -> None:
@@ -229,7 +231,7 @@ class RunDriver:
             )
             self._end(run, "done", f"Registered {adapter}@{version}; not promoted, a replica cannot serve it: {told}")
         elif readiness.waiting:
-            self.registry.replicas.ask(adapter, version)
+            self.registry.replicas.ask(adapter, version, ttl=ASKED_SECONDS)
             self.send_advance(run.id, 0.25)
         else:
             self._move_champion(run, adapter, version)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from pydantic import Field
 from starlette.responses import FileResponse, JSONResponse
 
 from registry.archives import unpack
-from registry.errors import AdapterUnknown, BadInput, RolloutMoved, TooLarge
+from registry.errors import AdapterUnknown, BadInput, RegistryDown, RolloutMoved, TooLarge
 from registry.history import moment
 from registry.records import Adapter, Rollout, Version
 from service import auth
@@ -148,12 +149,11 @@ def get_history(
 @router.post("/{name}/promote")
 async def promote(name: Name, body: Promote, parts: PartsOf, caller: Caller) -> Rollout:
     """Move the champion forward, once every live replica can serve the version."""
-    if await is_due(parts, name, body):
-        await get_ready(parts, name, body.version)
-    rollout = await asyncio.to_thread(
-        lambda: parts.registry.promote(name, body.version, by=caller, **body.conditions())
-    )
-    return await followed(parts, name, rollout)
+    async with ready(parts, name, body.version, due=await is_due(parts, name, body)):
+        rollout = await asyncio.to_thread(
+            lambda: parts.registry.promote(name, body.version, by=caller, **body.conditions())
+        )
+        return await followed(parts, name, rollout)
 
 
 @router.post("/{name}/rollback")
@@ -163,17 +163,17 @@ async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) 
 
     how = body.conditions()
     for _ in range(RIVALS):
+        target = None
         if await is_due(parts, name, body):
             seen = await asyncio.to_thread(parts.registry.rollout, name)
             if body.to is not None:
                 await asyncio.to_thread(parts.registry.version, name, body.to)
             target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
-            if target is not None:
-                await get_ready(parts, name, target)
-            how["expected_revision"] = seen.revision  # the replicas were asked about this one's target, and no other
+            how["expected_revision"] = seen.revision  # the replicas are asked about this one's target, and no other
         with suppress(*(() if body.expected_revision is not None else (RolloutMoved,))):
-            rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
-            return await followed(parts, name, rollout)
+            async with ready(parts, name, target or 0, due=target is not None):
+                rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
+                return await followed(parts, name, rollout)
     rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
     return await followed(parts, name, rollout)
 
@@ -185,14 +185,13 @@ async def canary(name: Name, body: Canary, parts: PartsOf, caller: Caller) -> Ro
         rollout = await asyncio.to_thread(lambda: parts.registry.end_canary(name, by=caller, **body.conditions()))
         return await followed(parts, name, rollout)
     number = body.version
-    if await is_due(parts, name, body):
-        await get_ready(parts, name, number)
-    rollout = await asyncio.to_thread(
-        lambda: parts.registry.start_canary(
-            name, number, body.share, by=caller, shadow=body.shadow, **body.conditions()
+    async with ready(parts, name, number, due=await is_due(parts, name, body)):
+        rollout = await asyncio.to_thread(
+            lambda: parts.registry.start_canary(
+                name, number, body.share, by=caller, shadow=body.shadow, **body.conditions()
+            )
         )
-    )
-    return await followed(parts, name, rollout)
+        return await followed(parts, name, rollout)
 
 
 def _adapters(parts: Parts, who: auth.Caller, limit: int, after: str) -> list[Adapter]:
@@ -209,11 +208,11 @@ def _adapters(parts: Parts, who: auth.Caller, limit: int, after: str) -> list[Ad
 
 
 async def _promote_first(parts: Parts, name: str, version: int, *, by: str) -> None:
-    await get_ready(parts, name, version)
-    rollout = await asyncio.to_thread(
-        lambda: parts.registry.promote(name, version, by=by, reason="the first version", expected_revision=0)
-    )
-    await followed(parts, name, rollout)
+    async with ready(parts, name, version):
+        rollout = await asyncio.to_thread(
+            lambda: parts.registry.promote(name, version, by=by, reason="the first version", expected_revision=0)
+        )
+        await followed(parts, name, rollout)
 
 
 async def is_due(parts: Parts, name: str, body: MoveBody) -> bool:
@@ -222,11 +221,21 @@ async def is_due(parts: Parts, name: str, body: MoveBody) -> bool:
     return seen.answered is None and body.expected_revision in (None, seen.rollout.revision)
 
 
-async def get_ready(parts: Parts, name: str, version: int) -> None:
-    """Every live replica loads and probes the version first; one that cannot refuses the move with its reason."""
+@asynccontextmanager
+async def ready(parts: Parts, name: str, version: int, *, due: bool = True) -> AsyncIterator[None]:
+    """Every live replica loads and probes the version first; one that cannot refuses the move with its reason. They keep it
+    until the move inside is made. Not ``due``: nobody is asked."""
+    if not due:
+        yield
+        return
     asked = asyncio.to_thread(parts.registry.ready, name, version, timeout=parts.settings.ready_timeout)
     parts.replica.hint()
-    await asked
+    seen = await asked
+    try:
+        yield
+    finally:
+        with suppress(RegistryDown):  # the wish ends by itself
+            await asyncio.to_thread(parts.registry.replicas.withdraw, name, version, seen.asked)
 
 
 async def followed(parts: Parts, name: str, rollout: Rollout) -> Rollout:

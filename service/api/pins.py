@@ -7,7 +7,7 @@ import asyncio
 from fastapi import APIRouter
 
 from registry.records import Rollout
-from service.api.adapters import Name, followed, get_ready, is_due
+from service.api.adapters import Name, followed, is_due, ready
 from service.api.parts import Caller, MoveBody, PartsOf
 
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
@@ -20,10 +20,11 @@ class OfVersion(MoveBody):
 @router.post("/{name}/pin")
 async def pin(name: Name, body: OfVersion, parts: PartsOf, caller: Caller) -> Rollout:
     """Keep a version loaded on every replica until it is unpinned; each loads it first."""
-    if await is_due(parts, name, body):
-        await get_ready(parts, name, body.version)
-    rollout = await asyncio.to_thread(lambda: parts.registry.pin(name, body.version, by=caller, **body.conditions()))
-    return await followed(parts, name, rollout)
+    async with ready(parts, name, body.version, due=await is_due(parts, name, body)):
+        rollout = await asyncio.to_thread(
+            lambda: parts.registry.pin(name, body.version, by=caller, **body.conditions())
+        )
+        return await followed(parts, name, rollout)
 
 
 @router.post("/{name}/unpin")

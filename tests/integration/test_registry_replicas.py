@@ -65,6 +65,17 @@ def test_a_wish_ends(registry: Registry) -> None:
     assert registry.replicas.wanted() == [("bot.v-2", 7)]
 
 
+def test_a_wish_is_taken_back_by_whoever_made_it_last(registry: Registry) -> None:
+    """A move that is over takes its own wish along, and not that of another move for the same version."""
+    first = registry.replicas.ask("bot", 1)
+    second = registry.replicas.ask("bot", 1)
+
+    registry.replicas.withdraw("bot", 1, first)
+    assert registry.replicas.wishes() == [("bot", 1, second)]
+    registry.replicas.withdraw("bot", 1, second)
+    assert registry.replicas.wishes() == []
+
+
 def test_readiness_is_what_live_replicas_say(registry: Registry) -> None:
     """Ready, waiting, refused: each live replica is in one of them; without replicas all are empty."""
     assert registry.replicas.readiness("bot", 1).complete

@@ -99,6 +99,13 @@ def test_after_a_move_nobody_answers_with_the_old_version_for_more_than_a_second
     assert {version for _, version in seen} == {"bot@1", "bot@2"}
 
 
+def test_what_a_move_asked_for_ends_with_it(three: list[StubService], registry: Registry) -> None:
+    """Else the versions of the last moves, each wished for still, would push each other out without end."""
+    assert promote(three[0], 2).status_code == 200
+
+    assert registry.replicas.wanted() == []
+
+
 def test_one_that_cannot_refuses_the_move_for_all(three: list[StubService], registry: Registry) -> None:
     """The bytes are gone before the third replica has read them: 409 with its reason, the champion unmoved everywhere. Put
     right and asked again, the same version is promoted."""
@@ -114,6 +121,7 @@ def test_one_that_cannot_refuses_the_move_for_all(three: list[StubService], regi
 
     assert refused.status_code == 409, refused.text
     reasons = refused.json()["error"]["details"]["replicas"]
+    assert registry.replicas.wanted() == []
     assert [replica.rpartition(":")[2] for replica in reasons] == [str(three[2].port)]
     assert all("does not hold it" in why for why in reasons.values())
     assert {answered_by(service) for service in three} == {"bot@2"}
