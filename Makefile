@@ -11,6 +11,7 @@ UV_VERSION := 0.13.9
 TORCH_CPU := torch==2.13.0+cpu
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_LINK_MODE ?= copy
+export UV_COMPILE_BYTECODE ?= 1
 export BENTOML_DO_NOT_TRACK := True
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -22,19 +22,18 @@ version's true rate. A worse version's is the champion's - 10 points, a better o
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bench.machine import headline, machine
+from bench.report import Figures, conclude
 from bench.trial_stage import Ended, Stage, Way, stage
 from registry.canary_policy import CanaryPolicy
 from registry.settings import RegistrySettings
@@ -47,7 +46,6 @@ QUICK = CanaryPolicy(automatic=True, dwell=0, steps=(0.25, 0.5))
 RATES = (0.4, 0.5, 0.6, 0.7)
 POINTS = 0.1
 BROKEN = {"format": {"keeps_format": False}, "slow": {"seconds": 0.06}, "fails": {"fails": 0.2}}
-Figures = dict[str, Any]
 
 
 def main(
@@ -66,12 +64,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="shoal-canary-") as scratch:
         figures = _measured(Path(scratch), quick=quick, vllm=vllm, null=null, seed=seed)
     figures["seconds"] = round(time.monotonic() - began, 1)
-    figures["met"] = null_met(figures) if null else met(figures)
-    print("| figure | value |\n|---|---|")
-    print("\n".join(f"| `{name}` | {figure} |" for name, figure in figures.items()))
-    if json_file:
-        json_file.write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n")
-    sys.exit(0 if figures["met"] else 1)
+    conclude(where, figures, met=null_met(figures) if null else met(figures), json_file=json_file)
 
 
 def met(figures: Figures) -> bool:

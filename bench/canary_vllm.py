@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import os
 import random
-import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from registry.records import Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from shoal.client import Client
+from shoal.ports import free_port
 from shoal.settings import UpSettings
 from shoal.starter_pack import StarterPack
 from shoal.up import Up
@@ -71,7 +71,7 @@ async def on_vllm(home: Path, *, quick: bool, seed: int) -> Figures:
     """Two worse and two better versions, one after the other (one worse one when quick)."""
     pack, policy = StarterPack.found(), EARLIER if quick else POLICY
     plan = [("bad", -POINTS)] if quick else [("bad", -POINTS), ("good", POINTS), ("bad", -POINTS), ("good", POINTS)]
-    settings = UpSettings.load(home=home, port=_free_port(), import_starter=False)
+    settings = UpSettings.load(home=home, port=free_port(), import_starter=False)
     ended: dict[str, list[Ended]] = {}
     # A tick a second: a share of 5% of what vLLM answers on a CPU in five seconds is some answers more than need be.
     with patch.dict(os.environ, {"SHOAL_TICK_SECONDS": "1"}), Up(settings) as up, Client(up.url) as client:
@@ -147,9 +147,3 @@ def _counted(ended: dict[str, list[Ended]], crowd: Crowd, policy: dict[str, Any]
         "failed": crowd.failed,
         "policy": policy,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as link:
-        link.bind(("127.0.0.1", 0))
-        return int(link.getsockname()[1])

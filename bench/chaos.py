@@ -18,32 +18,31 @@ it: control worker, scoring worker, beat, service and Redis in turn.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bench.machine import headline, machine
-from bench.story import FULL, QUICK, RUN_SECONDS, Size, Story, everybody, free_port
+from bench.report import Figures, conclude
+from bench.story import FULL, QUICK, RUN_SECONDS, Size, Story, everybody
 from bench.two_workers import two_worker_ratio
 from registry.errors import ShoalError
 from shoal.client import Client
+from shoal.ports import free_port
 from shoal.settings import UpSettings
 from shoal.up import Up
 
 VICTIMS = ("control", "score", "beat", "service", "redis")
 BACK_SECONDS = 180.0
 ATTEMPTS = 20  # to meet a run before its end
-Figures = dict[str, Any]
 
 
 def main(
@@ -65,12 +64,7 @@ def main(
             figures = two_worker_ratio(Path(scratch), rounds=1 if quick else 3)
         else:
             figures = killed(Path(scratch), 1 if quick else runs, QUICK if quick else FULL, seed)
-    kills = figures.pop("kills", [])
-    print("| figure | value |\n|---|---|")
-    print("\n".join(f"| `{name}` | {figure} |" for name, figure in figures.items()))
-    if json_file:
-        json_file.write_text(json.dumps({"machine": where, **figures, "kills": kills}, indent=2) + "\n")
-    sys.exit(0 if figures["met"] else 1)
+    conclude(where, figures, met=figures.pop("met"), json_file=json_file, rows={"kills": figures.pop("kills", [])})
 
 
 def killed(home: Path, runs: int, size: Size, seed: int) -> Figures:

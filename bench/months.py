@@ -4,6 +4,7 @@ python -m bench.months                 five seeds
 python -m bench.months --quick         two weeks of one seed, within a minute
 python -m bench.months --json FILE     and write everything down
 python -m bench.months --plot FILE     and draw the picture (PNG)
+python -m bench.months --work DIR      keep every seed that is finished there, and read it from there the next time
 
 The world is ``bench/month_world.py``, a way through it ``bench/month_arm.py``. The users' true utility is the share of answers
 they were given that are exactly right.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +27,7 @@ import typer
 from bench.machine import headline, machine
 from bench.month_arm import LOOP, NAIVE, OFF, Arm, Way
 from bench.month_world import WEEKS, story
+from bench.report import conclude
 from swarm_worker.gate import Interval
 
 
@@ -50,6 +51,7 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="Seeds at a time.")] = 2,
     quick: Annotated[bool, typer.Option(help="The first weeks of one seed, few requests.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Keep finished seeds in this folder.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the picture into this PNG.")] = None,
 ) -> None:
     """Play the story once a seed and way, print a row each, then the bars."""
@@ -57,32 +59,42 @@ def main(
     where = machine(seeds=numbers)
     print(headline(where), flush=True)
     size = QUICK if quick else Size(weeks=weeks)
-    tasks = [(seed, size) for seed in numbers]
+    tasks = [(seed, size, work) for seed in numbers]
     played: list[dict[str, Any]] = []
     with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=get_context("spawn")) as pool:
         for told in pool.map(play, tasks):
             played.append(told)
             _print(told)
-    figures: dict[str, Any] = {"machine": where, "seeds": played, "bars": bars(played)}
-    print(json.dumps(figures["bars"], indent=2))
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
     if plot:
         from bench.month_plot import draw
 
         draw(played, plot)
-    sys.exit(0 if quick or figures["bars"]["met"] else 1)
+    figures = bars(played)
+    met = figures.pop("met")
+    conclude(where, figures, met=None if quick else met, json_file=json_file, rows={"stories": played})
 
 
-def play(task: tuple[int, Size]) -> dict[str, Any]:
-    """All ways through the story of one seed."""
+def play(task: tuple[int, Size, Path | None]) -> dict[str, Any]:
+    """All ways through the story of one seed; from the folder of finished ones, where it is in there."""
+    seed, size, work = task
+    kept = work and work / f"{size.weeks}-{size.per_week}-{size.generations}-{seed}.json"
+    if kept and kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    told = _played(seed, size)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(told))
+    return told
+
+
+def _played(seed: int, size: Size) -> dict[str, Any]:
     import torch
 
     from bench.month_answers import Answers
     from starter.pack import load_pack
     from swarm_worker.scoring.transformers import TransformersEngine
 
-    seed, size = task
     torch.set_num_threads(1)
     pack = load_pack()
     told: dict[str, Any] = {"seed": seed, "ways": {}}

@@ -10,11 +10,16 @@ from typing import Any, NoReturn
 Figures = dict[str, Any]
 
 
-def conclude(where: dict[str, Any], figures: Figures, *, met: bool, json_file: Path | None) -> NoReturn:
-    """Print ``figures`` and ``met``, write them beside ``machine()``'s ``where``, exit 1 where a bar is not met."""
+def conclude(
+    where: dict[str, Any], figures: Figures, *, met: bool | None, json_file: Path | None, rows: Figures | None = None
+) -> NoReturn:
+    """Print ``figures`` and ``met``, write them beside ``machine()``'s ``where``, exit 1 where a bar is not met.
+
+    ``met`` None: too little was measured to say. ``rows``: what is written and not printed.
+    """
     figures = {**figures, "met": met}
     print("| figure | value |\n|---|---|")
     print("\n".join(f"| `{name}` | {figure} |" for name, figure in figures.items()))
     if json_file:
-        json_file.write_text(json.dumps({"machine": where, **figures}, indent=2) + "\n")
-    sys.exit(0 if met else 1)
+        json_file.write_text(json.dumps({"machine": where, **figures, **(rows or {})}, indent=2) + "\n")
+    sys.exit(1 if met is False else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter
 from contextlib import suppress
@@ -154,9 +153,3 @@ def everybody(client: Client, **counts: int) -> None:
         if time.monotonic() > until:
             raise SystemExit(f"not all workers came back within {BACK_SECONDS:.0f} s: {wanted}")
         time.sleep(0.25)
-
-
-def free_port() -> int:
-    with socket.socket() as link:
-        link.bind(("127.0.0.1", 0))
-        return int(link.getsockname()[1])

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.story import QUICK, Story, everybody, free_port
+from bench.story import QUICK, Story, everybody
 from shoal.client import Client
+from shoal.ports import free_port
 from shoal.processes import ProcessSpec, processes
 from shoal.settings import UpSettings
 from shoal.up import Up
