@@ -14,7 +14,7 @@ from registry.arrivals import Arrivals
 from registry.artifacts import Artifact, ArtifactStore
 from registry.base_shape import BaseShape
 from registry.connection import RegistryRedis, connect
-from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady, VersionRetired
+from registry.errors import AdapterUnknown, ArtifactMissing, BadInput, NotReady, RolloutMoved, VersionRetired
 from registry.feedback import FeedbackLog
 from registry.figures import Figures
 from registry.guard import Guard
@@ -325,12 +325,21 @@ class Registry(Moves):
             time.sleep(_POLL_SECONDS)
 
     def start_canary(self, adapter: str, version: int, share: float | None = None, **how: Any) -> Rollout:
-        """As ``Moves.start_canary``; the event carries the sums of both versions, which the trial is decided from."""
-        champion = self.rollout(adapter).champion
-        sums = self.figures.sums(adapter, [number for number in (champion, version) if number is not None])
-        begin = {"sums": {str(number): of for number, of in sums.items()}, "feedback": self.feedback.count(adapter)}
-        how["details"] = {**(how.get("details") or {}), **begin}
-        return super().start_canary(adapter, version, share, **how)
+        """As ``Moves.start_canary``; the event carries the sums of both versions, which the trial is decided from. They are read
+        before the move, which is made from the revision that they were read at: they are those of the champion that it finds.
+        """
+        for _ in range(ATTEMPTS):
+            seen = self.rollout(adapter)
+            sums = self.figures.sums(adapter, [number for number in (seen.champion, version) if number is not None])
+            begin = {"sums": {str(number): of for number, of in sums.items()}, "feedback": self.feedback.count(adapter)}
+            told = {**how, "details": {**(how.get("details") or {}), **begin}}
+            if how.get("expected_revision") is not None:
+                return super().start_canary(adapter, version, share, **told)
+            try:
+                return super().start_canary(adapter, version, share, **told | {"expected_revision": seen.revision})
+            except RolloutMoved:
+                continue
+        raise RolloutMoved(adapter, expected=seen.revision, actual=self.rollout(adapter).revision)
 
     def set_policy(self, adapter: str, policy: Policy, **how: Unpack[How]) -> Rollout:
         """As ``Moves.set_policy``; BadInput for a guard whose suite is not there, or cannot show its tolerance to be kept."""

@@ -76,7 +76,10 @@ def start_canary(
         raise VersionWithdrawn(rollout.adapter, version)
     if by_itself and rollout.challenger not in (None, version):
         raise Conflict(
-            f"{rollout.adapter}@{rollout.challenger} is on trial.", adapter=rollout.adapter, version=rollout.challenger
+            f"{rollout.adapter}@{rollout.challenger} is on trial. End that trial first (`shoal canary {rollout.adapter} --end`), "
+            "or wait until it is decided.",
+            adapter=rollout.adapter,
+            version=rollout.challenger,
         )
     if rollout.champion is None:
         raise BadInput(f"'{rollout.adapter}' has no champion yet: promote a version first.", field="version")
