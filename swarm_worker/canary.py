@@ -2,7 +2,8 @@
 
 A run's find begins with a small share (``swarm_worker/run.py``). From then on a tick looks at what the users of both versions
 said since (``trial.py``), and says what follows (``verdict.py``): the share is raised, the version is promoted, kept back, or
-left undecided. A trial that a person began, or changed, is theirs: it is ended when the version is worse, and nothing else.
+left undecided. Where the sums ask for a move, the ratings are counted again one by one, and decide it (``raters.py``). A trial
+that a person began, or changed, is theirs: it is ended when the version is worse, and nothing else.
 
 Any number of ticks may come at once, late or twice. Each decides on one revision of the rollout, and moves from that revision
 alone under an id of its own: what a person does meanwhile wins, and of two ticks one moves.
@@ -11,19 +12,22 @@ alone under an id of its own: what a person does meanwhile wins, and of two tick
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from registry.canary_policy import CanaryPolicy
 from registry.errors import RegistryDown, ShoalError
 from registry.policy import Policy
-from registry.records import Event, Rollout, now
+from registry.records import Event, Feedback, Rollout, now
 from registry.registry import Registry
 from registry.standing import standing
 from swarm_worker.champion_watch import fallen
-from swarm_worker.raters import design_effects
-from swarm_worker.trial import Trial, ratings, trial_of
+from swarm_worker.gate import spending
+from swarm_worker.raters import Rated, design_effect, rated_during, rating_sums
+from swarm_worker.trial import Counted, Trial, ratings, trial_of
 from swarm_worker.verdict import Verdict, judge
 
 log = logging.getLogger("shoal.canary")
@@ -37,9 +41,12 @@ def tend_trials(registry: Registry) -> list[str]:
 
     An adapter whose move is refused (somebody moved first, a replica cannot follow) keeps nobody from the others.
     """
-    told = []
-    for adapter, policy in registry.policies().items():
-        if not (policy.canary.automatic or policy.canary.watch_champion):
+    told: list[str] = []
+    policies = registry.policies()
+    # Under any policy: one that watches no more still has to end the recheck that it left.
+    tried = {one.name for one in registry.adapters() if one.rollout.challenger is not None} if policies else set()
+    for adapter, policy in policies.items():
+        if not (adapter in tried or policy.canary.watch_champion):
             continue
         try:
             done = tend(registry, adapter, policy)
@@ -90,44 +97,64 @@ class _Tended:
         return f"{self.trial.adapter}@{self.trial.version}"
 
     def go_on(self) -> str | None:
-        verdict, enough = self._look()
+        counted = self.registry.figures.sums(self.trial.adapter, (self.trial.version, self.trial.champion))
+        if self._due(self.trial.strata(counted)) is None:
+            return None
+        # A move: who said what of which answer is read only now, for it costs reading all of it.
+        said = self._said()
+        strata = self.trial.strata(counted, rating_sums(said, len(self.trial.steps)))
+        move = self._due(strata, design_effect(said))
+        return move() if move else None
+
+    def _due(self, strata: Sequence[tuple[Counted, Counted]], effect: float = 1.0) -> Callable[[], str | None] | None:
+        """The move that these figures ask for; None: nothing is to be done now."""
+        first = self.trial.now is self.trial.began
+        verdict = judge(self._canary, strata, first_share=first, effect=effect)
         if verdict.kind == "worse":
-            return self._end(verdict, keep_back=not self.trial.recheck)
+            return partial(self._end, verdict, keep_back=not self.trial.recheck)
         if not self.trial.by_itself:
             return None
         if given_up := self._given_up(verdict):
-            return self._end(given_up)
-        held = (now() - self.trial.now.at).total_seconds() >= self.policy.canary.dwell
-        if not (held and enough):
+            return partial(self._end, given_up)
+        held = (now() - self.trial.now.at).total_seconds() >= self._canary.dwell
+        if not (held and self._enough(strata, first)):
             return None
-        if higher := next((share for share in self.policy.canary.steps if share > self.trial.now.share), None):
-            return self._raise(higher, verdict)
-        return self._deliver(verdict) if verdict.kind == "better" else None
+        if higher := next((share for share in self._canary.steps if share > self.trial.now.share), None):
+            return partial(self._raise, higher, verdict)
+        return partial(self._deliver, verdict) if verdict.kind == "better" else None
 
-    def _look(self) -> tuple[Verdict, bool]:
-        """The verdict, and whether enough was rated at the present share for it to be raised."""
+    @property
+    def _canary(self) -> CanaryPolicy:
+        """Of a recheck: only what is better moves the champion, with the share of the chance that this recheck has."""
         canary = self.policy.canary
-        if self.trial.recheck:
-            canary = canary.model_copy(update={"promote_on": "better"})
-        counted = self.registry.figures.sums(self.trial.adapter, (self.trial.version, self.trial.champion))
-        strata = self.trial.strata(counted)
-        first = self.trial.now is self.trial.began
-        verdict = judge(canary, strata, first_share=first)
-        if verdict.kind in ("better", "worse"):  # a move: who said so is read only now, for it costs reading all of it
-            verdict = judge(canary, strata, first_share=first, effects=self._effects())
-        rated = ratings(strata[-1:])
-        here = rated[0][0].n if rated else 0.0
-        return verdict, here >= (max(canary.early_ratings, canary.min_ratings) if first else canary.min_ratings)
+        if not self.trial.recheck:
+            return canary
+        level = canary.false_moves * spending(self.trial.look)
+        return canary.model_copy(update={"promote_on": "better", "false_moves": level})
 
-    def _effects(self) -> tuple[float, float]:
-        pages = self.registry.feedback.pages(self.trial.adapter, self.trial.began.feedback)
-        said = standing(feedback for page in pages for feedback in page)
-        return design_effects(said, self.trial.version, self.trial.champion)
+    def _enough(self, strata: Sequence[tuple[Counted, Counted]], first: bool) -> bool:
+        """Whether so much was rated at the present share that it may be raised."""
+        rated = ratings(strata[-1:])
+        needed = max(self._canary.early_ratings, self._canary.min_ratings) if first else self._canary.min_ratings
+        return bool(rated) and rated[0][0].n >= needed
+
+    def _said(self) -> list[Rated]:
+        """The ratings of answers that were given during the trial."""
+        told: list[Feedback] = []
+        answered: dict[str, datetime] = {}
+        for page in self.registry.feedback.pages(self.trial.adapter, self.trial.began.feedback):
+            mine = [one for one in page if one.version in (self.trial.version, self.trial.champion)]
+            asked = {one.request_id for one in mine if one.request_id is not None and one.rating is not None}
+            answered |= {name: one.at for name, one in self.registry.interactions.get_many(asked).items()}
+            told += mine
+        return rated_during(self.trial, standing(told), answered)
 
     def _given_up(self, verdict: Verdict) -> Verdict | None:
         """Why the trial ends without anybody to blame, if it does."""
         if verdict.kind == "undecided":
             return verdict
+        if self.trial.recheck and not self.policy.canary.watch_champion:
+            return Verdict("undecided", "the policy no longer watches the champion", verdict.figures)
         if self.trial.run and (run := self.registry.runs.find(self.trial.run)) and run.status == "cancelled":
             return Verdict("undecided", "its run was cancelled", verdict.figures)
         if (now() - self.trial.began.at).total_seconds() >= self.policy.canary.longest:
@@ -179,8 +206,8 @@ class _Tended:
 
 def _recheck(registry: Registry, rollout: Rollout, canary: CanaryPolicy) -> str | None:
     """The version before the champion goes on trial against it, where the champion's rating has fallen below its own."""
-    reason = fallen(registry, rollout, canary, newest_first(registry, rollout.adapter))
-    if reason is None:
+    alarm = fallen(registry, rollout, canary, newest_first(registry, rollout.adapter))
+    if alarm is None:
         return None
     adapter, before = rollout.adapter, rollout.trail[-1]
     registry.start_canary(
@@ -189,9 +216,9 @@ def _recheck(registry: Registry, rollout: Rollout, canary: CanaryPolicy) -> str 
         canary.steps[0],
         by_itself=True,
         by=BY,
-        reason=reason,
+        reason=alarm.reason,
         expected_revision=rollout.revision,
         operation_id=f"canary-{rollout.revision}:recheck",
-        details={"trial": {"recheck": True}},
+        details={"trial": {"recheck": True, "look": alarm.look}},
     )
-    return f"{adapter}@{before} goes on trial against the champion after it: {reason}"
+    return f"{adapter}@{before} goes on trial against the champion after it: {alarm.reason}"

@@ -3,50 +3,117 @@
 The version before answers nobody any more, so its rating is one of earlier days and other questions: a hard week would look like
 a bad champion. Therefore the answer is no more than an alarm, upon which the version before goes on trial, and is compared with
 the champion on the same days and questions, by the same test as any trial (``swarm_worker/canary.py``).
+
+Traffic that became harder for good must not raise the alarm for ever. What the version before was rated during its last recheck
+is of these days, and is compared with from then on. And whatever else raises it, recheck k of one champion is allowed a share
+of ``false_moves`` (``swarm_worker/gate.py: spending``), so that all of them together, however many, falsely roll a champion back
+with less than the chance that the policy says; the alarm becomes as much harder to raise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from registry.canary_policy import CanaryPolicy
 from registry.records import Event, Rollout
 from registry.registry import Registry
+from swarm_worker.gate import spending
 from swarm_worker.sequential import Sums, horizon_bound, walk
-from swarm_worker.trial import ratings
+from swarm_worker.trial import Counted, ratings
 
 ALARM = 0.05
-"""How often a champion that is no worse raises the alarm, in each window of ratings."""
+"""How often a champion that is no worse raises its first alarm, in each window of ratings."""
 
 
-def fallen(registry: Registry, rollout: Rollout, canary: CanaryPolicy, newest_first: Iterable[Event]) -> str | None:
-    """Why the champion should be tried again, in words; None while its last ``early_ratings`` ratings give no reason."""
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Why the champion should be tried again, in words. ``look``: the how manieth recheck of this champion it would be."""
+
+    reason: str
+    look: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reign:
+    """``since``: when the champion became so, or a trial beside it ended the last time: what was said before says nothing new.
+    ``rechecks``: how often it was tried again since it is champion. ``begun``: the sums of the version before it as each of these
+    began, newest first."""
+
+    since: datetime | None
+    rechecks: int
+    begun: tuple[Counted, ...]
+
+
+def fallen(registry: Registry, rollout: Rollout, canary: CanaryPolicy, newest_first: Iterable[Event]) -> Alarm | None:
+    """The alarm; None while the champion's last ``early_ratings`` ratings give no reason for one."""
     champion, before = rollout.champion, rollout.trail[-1] if rollout.trail else None
     if champion is None or before is None or registry.version(rollout.adapter, before).retired:
         return None
-    since = _since(newest_first)
+    events = iter(newest_first)
+    reign = _reign(events, champion, before)
     recent = [
         said.rating
         for said in registry.feedback.list(rollout.adapter, limit=4 * canary.early_ratings)
-        if said.version == champion and said.rating is not None and (since is None or said.at > since)
+        if said.version == champion and said.rating is not None and (reign.since is None or said.at > reign.since)
     ][: canary.early_ratings]
     if len(recent) < canary.early_ratings:
         return None
     live = Sums(len(recent), sum(recent), sum(rating**2 for rating in recent))
-    ((_, then),) = ratings([({}, registry.figures.sums(rollout.adapter, [before])[before])])
+    then = _then(registry.figures.sums(rollout.adapter, [before])[before], reign, canary.min_ratings)
     fell = walk([(then, live)])
     if fell is None or then.n < canary.min_ratings or fell.place < horizon_bound(ALARM, fell.information):
         return None
-    return (
+    look = 1 + reign.rechecks + _rechecks_earlier(events, champion)
+    if fell.place < horizon_bound(ALARM * spending(look) / spending(1), fell.information):
+        return None
+    reason = (
         f"the champion's last {live.n:.0f} ratings are {fell.mean_champion:.3f} in the mean, those of {rollout.adapter}@{before} "
         f"were {fell.mean:.3f}"
     )
+    return Alarm(reason, look)
 
 
-def _since(newest_first: Iterable[Event]) -> datetime | None:
-    """When the champion became so, or was tried again the last time: what was said before says nothing new."""
-    for event in newest_first:
-        if event.kind in ("promoted", "rolled_back") or (event.kind == "canary_ended" and "trial" in event.details):
-            return event.at
-    return None
+def _then(counted: Counted, reign: _Reign, enough: int) -> Sums:
+    """What the version before was rated: during the last recheck that gave it enough ratings, else ever."""
+    then = Sums()
+    for begun in (*reign.begun, {}):
+        ((_, then),) = ratings([({}, {name: amount - begun.get(name, 0.0) for name, amount in counted.items()})])
+        if then.n >= enough:
+            break
+    return then
+
+
+def _reign(events: Iterator[Event], champion: int, before: int) -> _Reign:
+    """Reads the events, newest first, back to the move by which the champion became so."""
+    since: datetime | None = None
+    rechecks, begun = 0, []
+    for event in events:
+        if event.kind in ("promoted", "rolled_back"):
+            since = since or event.at
+            break
+        if event.kind == "canary_ended" and "trial" in event.details:
+            since = since or event.at
+        elif _begins_recheck(event, champion):
+            rechecks += 1
+            if event.version == before:
+                begun.append(event.details.get("sums", {}).get(str(before), {}))
+    return _Reign(since, rechecks, tuple(begun))
+
+
+def _rechecks_earlier(events: Iterator[Event], champion: int) -> int:
+    """How often it was tried again in earlier reigns: one that comes back by a rollback comes back with the looks that it had."""
+    count = 0
+    for event in events:
+        if event.kind == "registered" and event.version == champion:
+            break  # it cannot have been champion before
+        count += _begins_recheck(event, champion)
+    return count
+
+
+def _begins_recheck(event: Event, champion: int) -> bool:
+    """It, and no step of one: those follow a verdict."""
+    told = event.details.get("trial") or {}
+    begins = event.kind == "canary_started" and bool(told.get("recheck")) and "verdict" not in told
+    return begins and event.before == champion

@@ -101,13 +101,17 @@ def paired_bootstrap(
     return Interval(float(difference.mean()), float(low), float(high), float((means > 0).mean()))
 
 
-def allowed(gate: GatePolicy, look: int) -> float:
-    """The chance of a false promotion that look ``look`` (1 for the first) at a challenger of one champion may take."""
+def spending(look: int) -> float:
+    """The share of one allowance that look ``look`` (1 for the first) may take: those of all looks add up to less than 1."""
     if look < 1:
         raise ValueError(f"looks are counted from 1, not {look!r}")
-    if gate.correction == "none":
-        return (1 - gate.level) / 2
-    return (1 - gate.level) * look**-SPENDING / _ZETA
+    return look**-SPENDING / _ZETA
+
+
+def allowed(gate: GatePolicy, look: int) -> float:
+    """The chance of a false promotion that look ``look`` (1 for the first) at a challenger of one champion may take."""
+    share = spending(look)
+    return (1 - gate.level) * (0.5 if gate.correction == "none" else share)
 
 
 def decide(

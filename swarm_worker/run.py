@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from registry.errors import RegistryDown, ShoalError
+from registry.errors import RegistryDown, RolloutMoved, ShoalError
 from registry.records import QUIET, Lineage, Run, now
 from registry.registry import Registry
 from swarm_worker import search
@@ -21,7 +21,7 @@ from swarm_worker.gate import Decision, decide
 from swarm_worker.growth import joined, scored_items
 from swarm_worker.guards import decide_guards, failed
 from swarm_worker.looks import looks_before
-from swarm_worker.run_trial import begin_trial, ended, share_now
+from swarm_worker.run_trial import begin_trial, ended, leaves_champion, recheck_goes_on, share_now
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
 
@@ -214,7 +214,11 @@ class RunDriver:
             self._promote(moved)
 
     def _promote(self, run: Run) -> None:
-        """Ask the replicas to get ready, come back until they are, then move the champion, if nobody moved it meanwhile."""
+        """Ask the replicas to get ready, come back until they are, then move the champion, if nobody moved it meanwhile.
+
+        While the champion is tried against the version before it, wait: one trial goes on at a time, and the find has beaten
+        the champion that stands afterwards, if it does.
+        """
         adapter, version = run.spec.adapter, int(run.version or 0)
         if own := self._own_move(run):  # and died before it could say so
             if own == "promoted":
@@ -222,8 +226,12 @@ class RunDriver:
             else:
                 self._follow_trial(run)
             return
+        if before := recheck_goes_on(self.registry, adapter):
+            self._wait(run, f"waits until the trial of {adapter}@{before} against the champion is over; {_gain(run)}")
+            return
         readiness = self.registry.replicas.readiness(adapter, version)
-        waited = (now() - (run.promoting_since or run.created_at)).total_seconds()
+        since = max(run.promoting_since or run.created_at, self.registry.rollout(adapter).moved_at)
+        waited = (now() - since).total_seconds()
         if readiness.refused or (readiness.waiting and waited > self.settings.ready_timeout):
             told = "; ".join(f"{replica}: {why}" for replica, why in sorted(readiness.refused.items()))
             told = (
@@ -258,7 +266,7 @@ class RunDriver:
                 adapter,
                 version,
                 by=run.id,
-                reason=run.outcome,
+                reason=_gain(run),
                 expected_revision=expected,
                 operation_id=f"{run.id}:promote",
                 by_itself=True,
@@ -267,12 +275,20 @@ class RunDriver:
         except ShoalError as error:
             if error.status != 409:
                 raise
+            moved = isinstance(error, RolloutMoved) and self._same_traffic(adapter, run.rollout_revision)
+            if moved or recheck_goes_on(self.registry, adapter):
+                self._wait(run, run.outcome)  # a recheck began, or nothing happened that matters: the tick comes back
+                return
             self._end(run, "done", f"Registered {adapter}@{version}; not promoted: {error.message}")
         else:
             self._end_promoted(run)
 
+    def _wait(self, run: Run, told: str) -> None:
+        if run.moving or run.outcome != told:
+            self.registry.runs.save(run.model_copy(update={"moving": False, "outcome": told}))
+
     def _end_promoted(self, run: Run) -> None:
-        told = f"Promoted {run.spec.adapter}@{run.version}. {run.outcome}"
+        told = f"Promoted {run.spec.adapter}@{run.version}. {_gain(run)}"
         self._end(run.model_copy(update={"promoted": True}), "done", told)
 
     def _own_move(self, run: Run) -> str | None:
@@ -297,11 +313,11 @@ class RunDriver:
             self.registry.runs.save(run.model_copy(update={"status": "canary", "outcome": told, "moving": False}))
 
     def _same_traffic(self, adapter: str, since: int) -> bool:
-        """Whether nothing after the revision ``since`` changed who answers whom."""
+        """Whether the champion of the revision ``since`` is so still, and nothing but rechecks of it was on trial meanwhile."""
         before: int | None = None
         while page := self.registry.history(adapter, before=before):
             for event in page:
-                if event.kind not in QUIET:  # a quiet one may carry the revision of a moment before
+                if not leaves_champion(event):  # a quiet one may carry the revision of a moment before
                     return event.revision <= since
             before = page[-1].number
         return True
@@ -408,3 +424,8 @@ class RunDriver:
         if step is None or not self.registry.runs.is_open(run.id, step):
             return None
         return step if self.registry.runs.reports(run.id, step) is None else None
+
+
+def _gain(run: Run) -> str:
+    """What the gate said for the run's find."""
+    return str((run.decision or {}).get("reason", ""))

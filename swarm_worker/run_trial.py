@@ -8,6 +8,7 @@ from registry.canary_policy import CanaryPolicy
 from registry.records import QUIET, Event, Run
 from registry.registry import Registry
 from swarm_worker.canary import newest_first
+from swarm_worker.trial import PASSED_OVER, trial_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,22 @@ def begin_trial(registry: Registry, run: Run, canary: CanaryPolicy, *, expected_
     )
 
 
+def recheck_goes_on(registry: Registry, adapter: str) -> int | None:
+    """The version before the champion, while it is tried against it and nobody took that trial over."""
+    rollout = registry.rollout(adapter)
+    if rollout.challenger is None:
+        return None
+    trial = trial_of(rollout, newest_first(registry, adapter))
+    return trial.version if trial is not None and trial.recheck and trial.by_itself else None
+
+
+def leaves_champion(event: Event) -> bool:
+    """Whether the champion whom a run's find has beaten answers after the event as before: also where it was rechecked, for a
+    recheck that rolls it back says so by an event of its own."""
+    recheck = bool((event.details.get("trial") or {}).get("recheck"))
+    return event.kind in QUIET or (event.kind in ("canary_started", "canary_ended") and recheck)
+
+
 def share_now(registry: Registry, run: Run) -> float:
     """Of the traffic, for a run whose trial goes on."""
     return registry.rollout(run.spec.adapter).challenger_share
@@ -49,7 +66,7 @@ def ended(registry: Registry, run: Run) -> Ended | None:
     name = f"{run.spec.adapter}@{run.version}"
     for event in reversed(since):
         by_itself = "trial" in event.details
-        if event.kind in QUIET or (event.kind == "canary_started" and by_itself and event.version == run.version):
+        if event.kind in PASSED_OVER or (event.kind == "canary_started" and by_itself and event.version == run.version):
             continue
         if not by_itself:
             return Ended(False, f"Registered {name}; its trial went to a person: {event}.")

@@ -72,26 +72,31 @@ class Walk:
         """The place in units of its own deviation now."""
         return self.place / math.sqrt(self.information)
 
+    @property
+    def p_above(self) -> float:
+        """How probable it is that the version on trial has more, by what was counted up to now: the normal approximation, under
+        no prior opinion. It knows nothing of how often one looked; the boundaries do."""
+        return _NORMAL.cdf(self.z)
 
-def walk(
-    strata: Sequence[Stratum], *, margin: float = 0.0, unit: bool = True, effects: tuple[float, float] = (1.0, 1.0)
-) -> Walk | None:
+
+def walk(strata: Sequence[Stratum], *, margin: float = 0.0, unit: bool = True, effect: float = 1.0) -> Walk | None:
     """Where the difference of the means, minus ``margin``, has walked to; None while nothing can be compared.
 
     ``unit``: the numbers lie in [0, 1]. Their variance is then estimated with one 0 and one 1 more on each side, so that a
-    handful that are all alike does not pass for certainty (Agresti and Caffo 2000); else as it is. ``effects``: by how much the
-    variance of each side's mean is greater, because its numbers are not independent of each other.
+    handful that are all alike does not pass for certainty (Agresti and Caffo 2000); else as it is. ``effect``: how many times as
+    great the variance of the difference is, because the numbers are not independent of each other. Time, and with it every
+    boundary, stays as it is; the place is in units of a deviation that is so much greater.
     """
     both = [(ours, theirs) for ours, theirs in strata if ours.n > 0 and theirs.n > 0]
     if not both:
         return None
-    variances = [_variance(side, unit, effect) for side, effect in zip(zip(*both, strict=True), effects, strict=True)]
+    variances = [_variance(side, unit, effect) for side in zip(*both, strict=True)]
     information = gained = spread = 0.0
     for ours, theirs in both:
         weight = ours.n * theirs.n / (ours.n + theirs.n)
         information += weight
         gained += weight * (ours.total / ours.n - theirs.total / theirs.n)
-        spread += weight**2 * (effects[0] * variances[0] / ours.n + effects[1] * variances[1] / theirs.n)
+        spread += weight**2 * effect * (variances[0] / ours.n + variances[1] / theirs.n)
     n, n_champion = sum(ours.n for ours, _ in both), sum(theirs.n for _, theirs in both)
     deviation = math.sqrt(spread / information)  # of one number, the two sides' taken together
     moved = gained - margin * information

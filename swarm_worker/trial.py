@@ -1,28 +1,36 @@
 """A trial, folded from the adapter's history: who is tried against whom, at which shares, and what was counted at each. Pure.
 
-Nothing of a trial is kept beside the history: the event that begins it or changes its share carries the sums of both versions at
-that moment (``Registry.start_canary``), in the same atomic step, so two ticks, or one after a restart, see the same trial.
+Nothing of a trial is kept beside the history: the event that begins it or changes its share carries the sums of both versions, as
+they were read before the move at the revision that it moved (``Registry.start_canary``), so two ticks, or one after a restart,
+see the same trial.
+
+Sums grow when feedback arrives, whenever the answer that it rates was given: they say when it is worth looking closer. What a
+trial is moved by is counted again, from the ratings of answers that were given during it (``raters.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from registry.figures import RATING_SUMS
 from registry.ratings import NANO
 from registry.records import QUIET, Event, Rollout
 from swarm_worker.sequential import Stratum, Sums
 
 Counted = Mapping[str, float]
 """The sums of one version, by the names of ``registry/figures.py``."""
+PASSED_OVER = QUIET | {"registry_accepted"}
+"""Events in the middle of a trial after which it is the same trial."""
+_RATED = frozenset({*RATING_SUMS, "rating_square_nano"})
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """A share, and since when. ``begin``: the sums of each version then; ``feedback``: how many there were. ``by_itself``: no
-    person asked for it."""
+    person asked for it. ``look``: of a recheck, the how manieth of its champion it is."""
 
     share: float
     at: datetime
@@ -33,6 +41,7 @@ class Step:
     run: str | None
     revision: int
     feedback: int
+    look: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +75,27 @@ class Trial:
     def run(self) -> str | None:
         return self.began.run
 
-    def strata(self, counted: Mapping[int, Counted]) -> list[tuple[Counted, Counted]]:
-        """What was counted at each share up to ``counted``, of the version on trial and of the champion."""
+    @property
+    def look(self) -> int:
+        return self.began.look
+
+    def strata(
+        self, counted: Mapping[int, Counted], said: Sequence[Stratum] | None = None
+    ) -> list[tuple[Counted, Counted]]:
+        """What was counted at each share up to ``counted``, of the version on trial and of the champion. ``said``: the ratings
+        at each share, where they were counted again; they take the place of those in the sums."""
         ends = [*(step.begin for step in self.steps[1:]), counted]
-        return [
-            (_since(step.begin[self.version], end[self.version]), _since(step.begin[self.champion], end[self.champion]))
-            for step, end in zip(self.steps, ends, strict=True)
-            if all(version in sums for version in (self.version, self.champion) for sums in (step.begin, end))
-        ]
+        found = []
+        for place, (step, end) in enumerate(zip(self.steps, ends, strict=True)):
+            if all(version in sums for version in (self.version, self.champion) for sums in (step.begin, end)):
+                ours, theirs = (_since(step.begin[one], end[one]) for one in (self.version, self.champion))
+                rated = said[place] if said is not None else (None, None)
+                found.append((_again(ours, rated[0]), _again(theirs, rated[1])))
+        return found
+
+    def place(self, at: datetime) -> int | None:
+        """The share that stood at a moment, 0 for the first; None before the trial."""
+        return max((place for place, step in enumerate(self.steps) if step.at <= at), default=None)
 
 
 def trial_of(rollout: Rollout, newest_first: Iterable[Event]) -> Trial | None:
@@ -82,7 +104,7 @@ def trial_of(rollout: Rollout, newest_first: Iterable[Event]) -> Trial | None:
         return None
     steps: list[Step] = []
     for event in newest_first:
-        if event.revision > rollout.revision or event.kind in QUIET or event.kind == "registry_accepted":
+        if event.revision > rollout.revision or event.kind in PASSED_OVER:
             continue
         if event.kind != "canary_started" or event.version != rollout.challenger:
             break
@@ -118,11 +140,20 @@ def _step(event: Event) -> Step:
         run=told.get("run"),
         revision=event.revision,
         feedback=int(event.details.get("feedback", 0)),
+        look=int(told.get("look", 1)),
     )
 
 
 def _since(begin: Counted, end: Counted) -> Counted:
     return {name: end.get(name, 0.0) - begin.get(name, 0.0) for name in {*begin, *end}}
+
+
+def _again(counted: Counted, rated: Sums | None) -> Counted:
+    if rated is None:
+        return counted
+    kept = {name: amount for name, amount in counted.items() if name not in _RATED}
+    told = {"ratings": rated.n, "rating_sum": rated.total, "rating_square_nano": rated.square_sum * NANO}
+    return kept | told
 
 
 def _ratings(counted: Counted) -> Sums:

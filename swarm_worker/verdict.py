@@ -44,18 +44,18 @@ def judge(
     strata: Sequence[tuple[Counted, Counted]],
     *,
     first_share: bool = False,
-    effects: tuple[float, float] = (1.0, 1.0),
+    effect: float = 1.0,
 ) -> Verdict:
-    """The verdict on what was counted at each share. ``first_share``: the share was not raised yet. ``effects``: how much less
+    """The verdict on what was counted at each share. ``first_share``: the share was not raised yet. ``effect``: how much less
     the ratings say because some raters gave many (``swarm_worker/raters.py``)."""
-    rated = walk(ratings(strata), effects=effects)
+    rated = walk(ratings(strata), effect=effect)
     figures: dict[str, Any] = {"ratings": _told(rated, policy)}
     for found in (_fails(policy, strata, figures), _slow(policy, strata, figures)):
         if found:
             return Verdict("worse", found, figures, rated)
     if rated is None or min(rated.n, rated.n_champion) < policy.min_ratings:
         return Verdict("go_on", "there are too few ratings to say anything", figures, rated)
-    blamed = walk(ratings(strata), margin=-policy.tolerance, effects=effects) or rated
+    blamed = walk(ratings(strata), margin=-policy.tolerance, effect=effect) or rated
     return _by_ratings(policy, rated, blamed, figures, first_share=first_share)
 
 
@@ -127,13 +127,15 @@ def _slow(policy: CanaryPolicy, strata: Sequence[tuple[Counted, Counted]], figur
 
 def _told(rated: Walk | None, policy: CanaryPolicy) -> dict[str, Any]:
     """Means and counts, and the interval that holds at all looks at once with the chance ``1 - false_moves``: its ends are
-    what is tested, above 0 the one is *better*, below 0 (and the tolerance) the other is *worse*."""
+    what is tested, above 0 the one is *better*, below 0 (and the tolerance) the other is *worse*. ``p_better`` is of this look
+    alone, and decides nothing."""
     if rated is None:
         return {}
     one = rated.deviation / rated.information  # what a unit of the walk is worth now, in rating
     low = rated.difference - one * _praise_bound(policy, rated.information)
     high = rated.difference + one * _blame_bound(policy, rated.information)
-    return _means(rated) | {"low": max(-1.0, low), "high": min(1.0, high), "z": rated.z}
+    told = {"low": max(-1.0, low), "high": min(1.0, high), "z": rated.z, "p_better": rated.p_above}
+    return _means(rated) | told
 
 
 def _means(of: Walk) -> dict[str, Any]:

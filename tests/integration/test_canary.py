@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry.canary_policy import CanaryPolicy
 from registry.errors import RolloutMoved
 from registry.policy import Policy
-from registry.records import Event, Feedback, Replica, Run, RunSpec, now
+from registry.records import Event, Feedback, Interaction, Replica, Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from swarm_worker.canary import BY, newest_first, tend, tend_trials
+from swarm_worker.gate import spending
 from swarm_worker.run import RunDriver
 from swarm_worker.settings import WorkerSettings
 from swarm_worker.trial import trial_of
+from swarm_worker.verdict import judge
 from tests.peft_folders import write_adapter
 from tests.redis_server import RedisServer
 
@@ -40,31 +44,32 @@ def bots(registry: Registry, tmp_path: Path) -> Registry:
     return registry
 
 
-def rate(registry: Registry, version: int, n: int, mean: float) -> None:
-    """``n`` answers of the version, so many of them rated up that their mean is ``mean``."""
+def rate(registry: Registry, version: int, n: int, mean: float, **told: Any) -> list[Feedback]:
+    """``n`` answers of the version, so many of them rated up that their mean is ``mean``. ``told``: more of each feedback."""
     up = round(n * mean)
-    ratings = [1.0] * up + [0.0] * (n - up)
+    fields = {"adapter": BOT, "version": version, "prompt": "q", "answer": "a", "at": now()} | told
     said = [
         Feedback(
-            id=f"fb-{next(numbers)}", adapter=BOT, version=version, prompt="q", answer="a", rating=rating, at=now()
+            **fields | {"id": (name := f"fb-{next(numbers)}"), "prompt": f"q {name}", "rating": float(number < up)}
         )
-        for rating in ratings
+        for number in range(n)
     ]
     registry.feedback.add_many(said)
     registry.figures.add_many({(BOT, version): {"requests": n}})
+    return said
 
 
-def a_run(registry: Registry) -> tuple[RunDriver, Run]:
-    """A run whose find, version 2, has passed the gate and is about to be delivered."""
+def a_run(registry: Registry, version: int = 2, since: int | None = None) -> tuple[RunDriver, Run]:
+    """A run whose find, version 2, has passed the gate and is about to be delivered. ``since``: the revision it began at."""
     driver = RunDriver(registry, WorkerSettings(), lambda message: None, lambda run_id, seconds: None)
     run = Run(
         id=f"run-{next(numbers)}",
         spec=RunSpec(adapter=BOT),
         status="promoting",
-        version=2,
+        version=version,
         created_at=now(),
         created_by="test",
-        rollout_revision=registry.rollout(BOT).revision,
+        rollout_revision=registry.rollout(BOT).revision if since is None else since,
         decision={"reason": "+5.0 points"},
     )
     registry.runs.create(run)
@@ -357,6 +362,197 @@ def test_a_hard_week_is_no_bad_champion(watched: Registry) -> None:
     rollout = watched.rollout(BOT)
     assert (rollout.champion, rollout.challenger, rollout.withdrawn) == (2, None, ())
     assert tend_trials(watched) == []
+
+
+def rechecks(registry: Registry) -> list[Event]:
+    """The events by which the version before the champion went on trial, newest first."""
+    told = [(event, event.details.get("trial") or {}) for event in newest_first(registry, BOT)]
+    return [event for event, trial in told if trial.get("recheck") and "look" in trial]
+
+
+def undecided(registry: Registry) -> None:
+    """The recheck of the watched champion goes on until it is given up: the version before is no better now."""
+    rate(registry, 2, 1900, 0.5)
+    rate(registry, 1, 100, 0.45)
+    assert "over, undecided" in tend_trials(registry)[0]
+
+
+def test_a_drifted_month_raises_one_alarm(watched: Registry) -> None:
+    """Traffic became harder for good: after one undecided recheck the champion is held against what the version before was rated
+    in that, and window after window raises nothing. One that falls below that, too, is tried again."""
+    rate(watched, 2, 120, 0.5)
+    assert len(tend_trials(watched)) == 1
+    undecided(watched)
+    for _ in range(10):
+        rate(watched, 2, 120, 0.5)
+        assert tend_trials(watched) == []
+    assert len(rechecks(watched)) == 1
+    rate(watched, 2, 120, 0.1)
+    assert "bot@1 were 0.450" in tend_trials(watched)[0]
+    assert len(rechecks(watched)) == 2
+
+
+def test_rechecks_of_one_champion_share_one_chance(watched: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The k-th is decided at the k-th share of ``false_moves``, also where the champion was another in between; all the shares
+    there could be add up to less than one."""
+    levels = []
+
+    def spied(policy: CanaryPolicy, *args: Any, **told: Any) -> Any:
+        levels.append(policy.false_moves)
+        return judge(policy, *args, **told)
+
+    monkeypatch.setattr("swarm_worker.canary.judge", spied)
+    for mean in (0.5, 0.1):
+        rate(watched, 2, 120, mean)
+        assert len(tend_trials(watched)) == 1
+        undecided(watched)
+    watched.promote(BOT, 1, by="ann")
+    watched.promote(BOT, 2, by="ann")
+    rate(watched, 2, 120, 0.1)
+    assert len(tend_trials(watched)) == 1
+    tend_trials(watched)
+    assert [event.details["trial"]["look"] for event in rechecks(watched)] == [3, 2, 1]
+    assert list(dict.fromkeys(levels)) == pytest.approx([CANARY.false_moves * spending(look) for look in (1, 2, 3)])
+    assert sum(spending(look) for look in range(1, 100_000)) < 1
+
+
+def test_a_find_that_meets_a_recheck_waits_for_it(watched: Registry, tmp_path: Path) -> None:
+    """The run began before the champion was tried again: it waits, and its find goes on trial when the recheck is over."""
+    write_adapter(tmp_path / "third", seed=3)
+    watched.register(BOT, tmp_path / "third", by="test")
+    before = watched.rollout(BOT).revision
+    rate(watched, 2, 120, 0.5)
+    assert len(tend_trials(watched)) == 1
+    driver, run = a_run(watched, 3, before)
+    driver.look_after()
+    assert (run.status, run.moving) == ("promoting", False)
+    assert run.outcome.startswith("waits until the trial of bot@1 against the champion is over")
+    undecided(watched)
+    driver.look_after()
+    assert watched.runs.get(run.id).status == "canary"
+    assert watched.rollout(BOT).challenger == 3
+
+
+def test_a_find_of_a_champion_that_was_rolled_back_is_not_delivered(watched: Registry, tmp_path: Path) -> None:
+    """It was better than a champion that is none any more."""
+    write_adapter(tmp_path / "third", seed=3)
+    watched.register(BOT, tmp_path / "third", by="test")
+    rate(watched, 2, 120, 0.5)
+    assert len(tend_trials(watched)) == 1
+    driver, run = a_run(watched, 3, watched.rollout(BOT).revision - 1)
+    watched.roll_back(BOT, by="canary", details={"trial": {"recheck": True}})
+    driver.look_after()
+    ended = watched.runs.get(run.id)
+    assert (ended.status, ended.promoted) == ("done", False)
+
+
+def test_a_recheck_that_begins_at_that_moment_loses_no_find(
+    watched: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run looked before the recheck began and moves after it: refused, it waits."""
+    write_adapter(tmp_path / "third", seed=3)
+    watched.register(BOT, tmp_path / "third", by="test")
+    before = watched.rollout(BOT).revision
+    rate(watched, 2, 120, 0.5)
+    assert len(tend_trials(watched)) == 1
+    seen = iter([None, 1])
+    monkeypatch.setattr("swarm_worker.run.recheck_goes_on", lambda registry, adapter: next(seen))
+    _, run = a_run(watched, 3, before)
+    assert (run.status, run.moving) == ("promoting", False)
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_a_policy_that_watches_no_more_ends_the_recheck(watched: Registry, automatic: bool) -> None:
+    """The champion answers everything again, and nobody is to blame."""
+    rate(watched, 2, 120, 0.5)
+    assert len(tend_trials(watched)) == 1
+    watched.set_policy(BOT, Policy(canary=CANARY.model_copy(update={"automatic": automatic})), by="ann")
+    assert "no longer watches" in tend_trials(watched)[0]
+    rollout = watched.rollout(BOT)
+    assert (rollout.champion, rollout.challenger, rollout.withdrawn) == (2, None, ())
+    assert tend_trials(watched) == []
+
+
+@pytest.mark.parametrize("how", ["import", "survey"])
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_ratings_of_earlier_answers_decide_nothing(bots: Registry, how: str, mean: float) -> None:
+    """Thousands of last week's scores come in during a trial, with their time or by the requests that they rate: the version
+    is neither raised nor blamed for them."""
+    yesterday = now() - timedelta(days=1)
+    a_run(bots)
+    rate(bots, 1, 600, 0.5)
+    rate(bots, 2, 110, 0.5)
+    if how == "import":
+        rate(bots, 1, 3000, mean, at=yesterday)
+    else:
+        asked = [f"req-{next(numbers)}" for _ in range(1200)]
+        bots.interactions.add_many(
+            [
+                Interaction(request_id=name, adapter=BOT, version=1, prompt="q", answer="a", at=yesterday)
+                for name in asked
+            ]
+        )
+        for name in asked:
+            rate(bots, 1, 1, mean, request_id=name)
+    (told,) = tend_trials(bots)
+    assert "undecided" in told
+    assert "the champion 0.500 of 600" in told
+    assert bots.rollout(BOT).withdrawn == ()
+
+
+def test_a_trial_goes_on_over_an_accepted_registry(bots: Registry) -> None:
+    """The registry went back and was accepted in the middle of a trial: the run and the trial both go on, to one end."""
+    driver, run = a_run(bots)
+    bots.guard.remember({BOT: bots.rollout(BOT).revision + 3})
+    bots.guard.accept(by="ann", reason="as it is")
+    driver.look_after()
+    assert bots.runs.get(run.id).status == "canary"
+    rate(bots, 1, 600, 0.7)
+    rate(bots, 2, 40, 0.1)
+    assert "worse" in tend_trials(bots)[0]
+    driver.look_after()
+    assert "kept back: it is rated lower" in bots.runs.get(run.id).outcome
+
+
+def test_a_promotion_before_a_trial_is_in_its_sums(
+    bots: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody promotes between the reading of the sums and the move: they are read again, of the champion that there is. A
+    caller who named a revision is told."""
+    write_adapter(tmp_path / "third", seed=3)
+    bots.register(BOT, tmp_path / "third", by="test")
+    sums, champions = bots.figures.sums, iter([2, None, 1])
+
+    def promoting(adapter: str, versions: Any) -> Any:
+        if champion := next(champions):
+            bots.promote(BOT, champion, by="ann")
+        return sums(adapter, versions)
+
+    monkeypatch.setattr(bots.figures, "sums", promoting)
+    bots.start_canary(BOT, 3, 0.1, by="bob")
+    assert last(bots).before == 2
+    assert last(bots).details["sums"].keys() == {"2", "3"}
+    with pytest.raises(RolloutMoved):
+        bots.start_canary(BOT, 3, 0.2, by="bob", expected_revision=bots.rollout(BOT).revision)
+
+
+def test_a_user_who_is_moved_over_promotes_nobody(bots: Registry) -> None:
+    """He rated the champion once at the first share; at the later ones the version is his, and he alone likes it, a hundred times
+    at each. It is raised, and not promoted."""
+    a_run(bots)
+    sticky = {"rater": "sticky", "by": "app"}
+    rate(bots, 1, 1, 0.0, **sticky)
+    rate(bots, 1, 1000, 0.5)
+    rate(bots, 2, 110, 0.56)
+    assert "answers 25% now" in tend_trials(bots)[0]
+    rate(bots, 2, 100, 1.0, **sticky)
+    rate(bots, 1, 300, 0.5)
+    assert "answers 50% now" in tend_trials(bots)[0]
+    rate(bots, 2, 100, 1.0, **sticky)
+    rate(bots, 1, 100, 0.5)
+    assert tend_trials(bots) == []
+    rollout = bots.rollout(BOT)
+    assert (rollout.champion, rollout.challenger, rollout.challenger_share) == (1, 2, 0.5)
 
 
 def test_one_loud_user_promotes_nobody(bots: Registry) -> None:

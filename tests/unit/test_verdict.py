@@ -76,6 +76,20 @@ def test_a_version_that_is_always_wrong_is_off_at_once() -> None:
     assert verdict.figures["ratings"]["high"] < 0.05
 
 
+def test_a_decision_says_how_probable_it_is_that_the_version_is_better() -> None:
+    """By the normal approximation: one half where nothing differs, the same for both sides, less where raters were loud."""
+
+    def p_better(ours: float, theirs: float, effect: float = 1.0) -> float:
+        judged = judge(POLICY, [(counted(400, ours), counted(400, theirs))], effect=effect)
+        return float(judged.figures["ratings"]["p_better"])
+
+    assert p_better(0.6, 0.6) == pytest.approx(0.5)
+    # A difference of 5 points, of which one deviation is 3.46 (sqrt(0.6 * 0.4 / 400 * 2)): 1.45 deviations.
+    assert p_better(0.625, 0.575) == pytest.approx(0.926, abs=0.003)
+    assert p_better(0.575, 0.625) == pytest.approx(1 - p_better(0.625, 0.575))
+    assert 0.5 < p_better(0.625, 0.575, effect=4.0) < 0.8
+
+
 def test_errors_and_waits_are_worse_whatever_the_ratings_say() -> None:
     """A version that fails or is slow beyond the policy goes, also where its ratings are better; within the policy it stays."""
     champion = counted(1000, 0.5, errors=0.01, wait=0.2)
