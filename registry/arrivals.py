@@ -1,12 +1,13 @@
 """What keeps a registration and garbage collection apart: digests are announced before their bytes are put.
 
 A collection condemns a digest before it deletes it. Redis decides which was first: what was announced within the grace
-period cannot be condemned, and who announces a condemned digest waits until its bytes are gone, then puts them again. So a
-record never names bytes that a collection is taking away.
+period, or since the collection read the records, cannot be condemned, and who announces a condemned digest waits until its
+bytes are gone, then puts them again. So a record never names bytes that a collection is taking away.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -35,21 +36,25 @@ class Arrivals:
                 raise Conflict(f"Garbage collection has been deleting {digest} for too long. Try again.", digest=digest)
             time.sleep(0.05)
 
-    def condemn(self, digest: str, grace: float) -> bool:
-        """Whether the digest may be deleted now; False: it was announced within ``grace`` seconds."""
-        answer = self._condemn(keys=self._tables, args=[digest, int(grace), CONDEMNED_SECONDS])
+    def since(self, grace: float) -> int:
+        """The second that was ``grace`` seconds ago. Ask before the records are read: what is announced after that may be
+        registered without being among them, however long the collection takes to come to it."""
+        seconds: Any = self._redis.time()
+        return int(seconds[0]) - math.ceil(grace)
+
+    def condemn(self, digest: str, since: int) -> bool:
+        """Whether the digest may be deleted now; False: it was announced at ``since`` or later."""
+        answer = self._condemn(keys=self._tables, args=[digest, since, CONDEMNED_SECONDS])
         return str(answer[0]) == "condemned"
 
-    def announced(self, digest: str, grace: float) -> bool:
-        """Whether it was announced within ``grace`` seconds."""
+    def announced(self, digest: str, since: int) -> bool:
+        """Whether it was announced at ``since`` or later."""
         at: Any = self._redis.zscore(self._tables[0], digest)
-        seconds: Any = self._redis.time()
-        return at is not None and float(at) >= seconds[0] - int(grace)
+        return at is not None and float(at) >= since
 
-    def tidy(self, grace: float) -> None:
-        """Forgets announcements that are older than ``grace`` seconds: they keep nothing any more."""
-        seconds: Any = self._redis.time()
-        self._redis.zremrangebyscore(self._tables[0], "-inf", f"({seconds[0] - int(grace)}")
+    def tidy(self, since: int) -> None:
+        """Forgets announcements from before ``since``."""
+        self._redis.zremrangebyscore(self._tables[0], "-inf", f"({since}")
 
     def pardon(self, digest: str) -> None:
         """The deletion is over: who waits may put the bytes again."""

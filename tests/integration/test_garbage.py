@@ -17,6 +17,7 @@ from registry.artifacts import TENSORS, ArtifactStore, digest_of_folder
 from registry.errors import Conflict
 from registry.garbage import GRACE_SECONDS, collect
 from registry.keys import Keys
+from registry.place import Place
 from registry.records import Feedback, RunSpec, now
 from registry.registry import Registry
 from tests import s3_server
@@ -113,6 +114,35 @@ def test_what_was_announced_in_the_grace_period_stays(registry: Registry, tmp_pa
     assert registry.register_digest(BOT, digest, by="t", rank=1, size=1)[1]
 
 
+def test_what_is_registered_in_a_long_collection_keeps_its_bytes(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Announced and registered after the records were read, and longer ago than the grace when its turn comes: old stray bytes
+    that a version names by now stay."""
+    registry.register(BOT, write_adapter(tmp_path / "named"), by="t")
+    folders = {
+        registry.artifacts.put_folder(folder).digest: folder
+        for folder in (write_adapter(tmp_path / f"stray{seed}", seed=seed) for seed in (1, 2, 3))
+    }
+    age(registry)
+    delete, deleted = Place.delete, list[str]()
+
+    def slowly(place: Place, digest: str) -> None:
+        delete(place, digest)
+        deleted.append(digest)
+        if len(deleted) == 1:
+            for other in folders.keys() - {digest}:
+                registry.register(BOT, folders[other], by="t")
+            time.sleep(3.5)
+
+    monkeypatch.setattr(Place, "delete", slowly)
+    collection = collect(registry, dry_run=False, grace=1.0)
+
+    assert [each.what for each in collection.collected] == deleted
+    assert (len(deleted), collection.young) == (1, 2)
+    assert check(registry).findings == ()
+
+
 def test_registering_while_collecting_never_loses_bytes(registry: Registry, tmp_path: Path) -> None:
     """Old stray bytes are registered and collected at the same moment: whoever is first, a version has its bytes."""
     registry.register(BOT, write_adapter(tmp_path / "named", seed=99), by="t")
@@ -139,7 +169,7 @@ def test_who_announces_a_condemned_digest_waits(registry: Registry) -> None:
     """While bytes are being deleted nobody counts on them; afterwards they may be put again."""
     arrivals = Arrivals(registry.redis, Keys(registry.settings.namespace))
     digest = "sha256:" + "a" * 64
-    assert arrivals.condemn(digest, GRACE_SECONDS)
+    assert arrivals.condemn(digest, arrivals.since(GRACE_SECONDS))
     waiting = threading.Thread(target=arrivals.announce, args=(digest,))
     waiting.start()
     waiting.join(0.3)
@@ -147,7 +177,7 @@ def test_who_announces_a_condemned_digest_waits(registry: Registry) -> None:
     arrivals.pardon(digest)
     waiting.join(5)
     assert not waiting.is_alive()
-    assert not arrivals.condemn(digest, GRACE_SECONDS)
+    assert not arrivals.condemn(digest, arrivals.since(GRACE_SECONDS))
 
 
 def test_an_empty_redis_deletes_nothing(registry: Registry, tmp_path: Path) -> None:
