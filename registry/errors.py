@@ -175,7 +175,12 @@ class NothingEarlier(Conflict):
 
     def __init__(self, adapter: str, champion: int | None, to: int | None = None) -> None:
         if to is None:
-            message = f"'{adapter}' has no champion before {champion}: there is nothing to roll back to."
+            before = "yet" if champion is None else f"before version {champion}"
+            message = (
+                f"'{adapter}' has no champion {before}, so there is nothing to roll back to and nothing moved. Name an "
+                f"earlier version, `shoal rollback {adapter} --to N`, or promote another, `shoal promote {adapter} N`: "
+                f"`shoal versions {adapter}` lists them."
+            )
         else:
             message = f"{adapter}@{to} is not earlier than the champion {champion}. To move forward, promote it."
         super().__init__(message, adapter=adapter, champion=champion, to=to)
@@ -196,16 +201,24 @@ class VersionRetired(Conflict):
     code = "version_retired"
 
     def __init__(self, adapter: str, version: int) -> None:
-        super().__init__(f"{adapter}@{version} is retired and cannot be served.", adapter=adapter, version=version)
+        super().__init__(
+            f"{adapter}@{version} is retired: it is served no more, and nothing moves to it. `shoal versions {adapter}` "
+            "lists the others.",
+            adapter=adapter,
+            version=version,
+        )
 
 
 class NotReady(Conflict):
+    """Of any move that waits for the replicas: promote, roll back, canary, pin."""
+
     code = "not_ready"
 
     def __init__(self, adapter: str, version: int, reasons: dict[str, str]) -> None:
-        told = "; ".join(f"{replica}: {reason}" for replica, reason in sorted(reasons.items()))
+        told = "; ".join(f"{replica}: {reason}" for replica, reason in sorted(reasons.items())).rstrip(".")
         super().__init__(
-            f"{adapter}@{version} cannot be promoted, the champion has not moved. {told}",
+            f"{adapter}@{version} was asked for and is not ready on every replica, so nothing moved. {told}. Mend that and "
+            "repeat the move, or move to a version that every replica holds: `holds` in `shoal status`.",
             adapter=adapter,
             version=version,
             replicas=reasons,
@@ -367,7 +380,13 @@ class ArtifactMissing(ShoalError):
     code = "artifact_missing"
 
     def __init__(self, digest: str, why: str) -> None:
-        super().__init__(f"Artifact {digest} cannot be read: {why}", digest=digest)
+        super().__init__(
+            f"Artifact {digest} cannot be read: {why}. `shoal artifacts check` says what names it. The same bytes put it "
+            "right: of a version `shoal import`, from its folder or from `shoal rebuild NAME@V --to DIR`; else "
+            "`shoal restore FILE --into-existing`.",
+            digest=digest,
+            why=why,
+        )
 
 
 class ArtifactsDown(ShoalError):

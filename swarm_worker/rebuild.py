@@ -127,7 +127,8 @@ def fetched(versions: Versions, version: Version, into: Path, why: str) -> Path:
     except ShoalError as error:
         if error.code != "artifact_missing":
             raise
-        raise CannotRebuild(f"{why} has no bytes any more: {error.message} {remedy}", digest=version.digest) from error
+        found = error.details.get("why") or error.message
+        raise CannotRebuild(f"{why} has no bytes any more: {found}. {remedy}", digest=version.digest) from error
     if (actual := digest_of_folder(folder)) != version.digest:
         raise CannotRebuild(
             f"{why} came as {actual or 'something unreadable'}, not as {version.digest}: its bytes are damaged. {remedy}",

@@ -345,7 +345,7 @@ def test_what_is_pinned_is_known_and_stays(store: Store) -> None:
     moves.retire("bot", 4, by="ann")
     with pytest.raises(VersionUnknown):
         moves.pin("bot", 9, by="ann")
-    with pytest.raises(VersionRetired):
+    with pytest.raises(VersionRetired, match="`shoal versions bot` lists the others"):
         moves.pin("bot", 4, by="ann")
 
     assert moves.pin("bot", 2, by="ann").pinned == (1, 2)

@@ -113,6 +113,10 @@ def test_a_replica_that_cannot_says_why(stocked: Registry) -> None:
     with pytest.raises(NotReady) as late:
         stocked.ready("bot", 1, timeout=0.2)
     assert late.value.details["replicas"] == {"slow": "not ready within 0.2 s"}
+    assert late.value.message == (
+        "bot@1 was asked for and is not ready on every replica, so nothing moved. slow: not ready within 0.2 s. Mend that and "
+        "repeat the move, or move to a version that every replica holds: `holds` in `shoal status`."
+    )
 
     stocked.replicas.beat(alive("small", bot_1="out of memory"))
     with pytest.raises(NotReady, match="small: out of memory"):

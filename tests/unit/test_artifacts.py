@@ -65,7 +65,7 @@ def test_json_values_come_back(store: ArtifactStore) -> None:
 
 def test_what_is_not_there_is_said(store: ArtifactStore, tmp_path: Path) -> None:
     """A digest that nobody stored is ``ArtifactMissing``, and leaves nothing in the cache."""
-    with pytest.raises(ArtifactMissing, match="does not hold it"):
+    with pytest.raises(ArtifactMissing, match=r"does not hold it\. `shoal artifacts check` says what names it\."):
         store.fetch("sha256:" + "0" * 64)
     assert not store.has("sha256:" + "0" * 64)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

@@ -47,7 +47,7 @@ def test_rolling_back_twice_goes_further_back() -> None:
 
     assert (once.champion, twice.champion) == (2, 1)
     assert twice.withdrawn == (3, 2)
-    with pytest.raises(NothingEarlier):
+    with pytest.raises(NothingEarlier, match=r"before version 1, .* nothing moved\. .*`shoal rollback \S+ --to N`"):
         rules.roll_back(twice, at=AT)
 
 
