@@ -121,7 +121,7 @@ def _registry(home: Path) -> Iterator[Registry]:
     except RegistryDown as error:
         raise RegistryDown(
             f"{str(error).partition(': ')[2].partition('. Try')[0]}. Start it (`redis-server {home}/redis/redis.conf` "
-            "starts the one of `shoal up` alone), or name another in SHOAL_REDIS_URL"
+            "starts the one of `shoal up` alone: end it before the next `shoal up`), or name another in SHOAL_REDIS_URL"
         ) from error
     finally:
         registry.close()

@@ -9,6 +9,7 @@ kill -9 then loses what it said was done (docs/log.md).
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import secrets
 import shutil
@@ -39,10 +40,16 @@ class RedisServer:
 
     @classmethod
     def configured(cls, home: Path) -> RedisServer:
-        """A configuration on a free port, written under ``home``. ``UpError`` where no server is installed."""
+        """A configuration on a free port, written under ``home``. ``UpError`` where no server is installed, or where one is
+        at work there already: each would rewrite the files of the other."""
         binary = found()
         folder = home / "redis"
         folder.mkdir(parents=True, exist_ok=True)
+        if pid := at_work(folder):
+            raise UpError(
+                f"A Redis is at work in {folder} already, process {pid}; a second one beside it would lose records. "
+                f"End it, `kill {pid}`, then start again."
+            )
         if (folder / "appendonlydir").exists() and _major(binary) < FIRST_OF_MANY_FILES:
             raise UpError(
                 f"{folder} was written by Redis 7 or later, and {binary} is older: it would start empty. "
@@ -72,6 +79,27 @@ def found() -> str:
         if path := shutil.which("redis-server", path=str(Path(folder) / "bin")):
             return path
     raise UpError(MISSING)
+
+
+def at_work(folder: Path, timeout: float = 2.0) -> int | None:
+    """The process id of the server that runs by the configuration in ``folder``; None where none answers to it.
+
+    The password was made for one start, so whoever takes it is that server; one that writes elsewhere is the server of the
+    home that this one is a copy of."""
+    try:
+        told = (folder / "redis.conf").read_text(encoding="utf-8")
+        port, password = re.search(r"^port (\d+)$", told, re.M), re.search(r'^requirepass "(.+)"$', told, re.M)
+        if port is None or password is None:
+            return None
+        url = f"redis://:{password[1]}@127.0.0.1:{port[1]}/0"
+        with _connected(url, timeout) as link:
+            if not _authenticated(link, url):
+                return None
+            _, _, _, _, where, *_ = _asked(link, "CONFIG", "GET", "dir").split(b"\r\n")
+            process = re.search(rb"^process_id:(\d+)", _asked(link, "INFO", "server"), re.M)
+    except (OSError, ValueError):
+        return None
+    return int(process[1]) if process and Path(os.fsdecode(where)).resolve() == folder.resolve() else None
 
 
 def answers(url: str, timeout: float = 2.0) -> bool:

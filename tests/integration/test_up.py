@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,6 +172,37 @@ def test_what_redis_held_is_there_at_the_next_start(start: Start) -> None:
         redis.set("shoal:kept", "yes")
     with start(table()) as up, connect(up.redis_url) as redis:
         assert redis.get("shoal:kept") == "yes"
+
+
+def test_a_redis_at_work_in_the_folder_stops_the_start(start: Start, home: Path) -> None:
+    """Started by hand by the file that it had: refused with the command that ends it, and nothing is changed. When it has
+    ended, the next start has what it was told."""
+    with start(table()) as up:
+        pass
+    config = home / "redis" / "redis.conf"
+    before = config.read_text()
+    with subprocess.Popen([redis_server.found(), str(config)], stdout=subprocess.DEVNULL) as by_hand:
+        try:
+            eventually(lambda: redis_server.answers(up.redis_url))
+            with pytest.raises(UpError, match=rf"`kill {by_hand.pid}`"):
+                start(table()).start()
+            assert config.read_text() == before
+            with connect(up.redis_url) as redis:
+                redis.set("shoal:kept", "by hand")
+        finally:
+            by_hand.terminate()
+    with start(table()) as up, connect(up.redis_url) as redis:
+        assert redis.get("shoal:kept") == "by hand"
+
+
+def test_a_copy_of_a_home_is_not_taken_for_it(start: Start, home: Path, tmp_path: Path) -> None:
+    """Its configuration leads to the server of the other home, which does not write here."""
+    (tmp_path / "copy").mkdir()
+    with start(table()) as up:
+        shutil.copy(home / "redis" / "redis.conf", tmp_path / "copy")
+        assert redis_server.at_work(home / "redis") == up.processes["redis"]
+        assert redis_server.at_work(tmp_path / "copy") is None
+    assert redis_server.at_work(home / "redis") is None
 
 
 def test_redis_needs_its_password_and_nobody_else_may_read_it(start: Start, home: Path) -> None:
