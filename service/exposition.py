@@ -62,6 +62,11 @@ _REPLICA = (
     Family("gauge", "shoal_rollout_moved_timestamp_seconds", "When the adapter's rollout last moved.", ("adapter",)),
     Family("gauge", "shoal_versions_loaded", "Versions that the engine holds, ready to answer."),
     Family("gauge", "shoal_versions_unservable", "Champions and other pinned versions that could not be loaded."),
+    Family(
+        "gauge",
+        "shoal_versions_without_place",
+        "Champions and other pinned versions that have no place of their own in the engine.",
+    ),
     Family("gauge", "shoal_rollouts_unreadable", "Adapters whose rollout this replica cannot follow."),
     Family("gauge", "shoal_requests_in_flight", "Answers that are being made now.", ("version",)),
     Family("gauge", "shoal_feedback_spooled", "Feedback items on this replica's disk, waiting for Redis."),
@@ -162,6 +167,7 @@ class Exposition:
                 yield "shoal_canary_share_ratio", labels, rollout.challenger_share
         yield "shoal_versions_loaded", (), len(replica.loaded)
         yield "shoal_versions_unservable", (), len(replica.unservable)
+        yield "shoal_versions_without_place", (), len(replica.without_place)
         yield "shoal_rollouts_unreadable", (), len(replica.problems)
         for name, count in replica.leases.items():
             yield "shoal_requests_in_flight", (name,), count

@@ -118,6 +118,11 @@ class Replica:
         pinned = set(self._rollouts.pinned) if self._arrivals.failures else set()
         return {name: failure.reason for name, failure in self._arrivals.failures.items() if name in pinned}
 
+    @property
+    def without_place(self) -> list[str]:
+        """Champions and other pinned versions for which the engine has too few places (``SHOAL_MAX_LORAS``)."""
+        return self._rollouts.without_place
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

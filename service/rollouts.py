@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from registry.errors import RecordNewer, RegistryWentBack
 from registry.records import Rollout
@@ -44,13 +44,20 @@ class Rollouts:
         self.changes = 0
         self.problems: dict[str, str] = {}  # adapters that cannot be followed, with the reason and the remedy
         self.went_back = False
+        self._crowded = 0  # how many had no place of their own when that was last said
         self._counted: int | None = None  # the moves that there were when every revision was last read
         self._swept = 0.0
 
     @property
     def pinned(self) -> list[str]:
         """Every version that a rollout wants loaded, also those that do not fit."""
-        return [f"{adapter}@{number}" for adapter, rollout in self.now.items() for number in rollout.pinned]
+        return self._pinned_by(self.now)
+
+    @property
+    def without_place(self) -> list[str]:
+        """Those that are pinned and have no place of their own: loaded when they are asked, and evicted as any other."""
+        pinned = self._residents.pinned
+        return sorted(name for name in self._pinned_by(self.now | self._coming) if name not in pinned)
 
     async def catch_up(self, *, hinted: bool = False) -> None:
         """Begin to follow every rollout that has moved; a slow load of one adapter does not hold up the others.
@@ -138,6 +145,25 @@ class Rollouts:
             for number in wanted[adapter][order : order + 1]
         ]
         self._residents.pin(names[: self._residents.places - 1])
+        self._say_crowded()
+
+    def _say_crowded(self) -> None:
+        """Once a change of how many there are: which ones they are follows who was asked last."""
+        crowded = self.without_place
+        if crowded and len(crowded) != self._crowded:
+            wanted = len(self._pinned_by(self.now | self._coming))
+            more = f" and {len(crowded) - 3} more" if len(crowded) > 3 else ""
+            log.warning(
+                "%s%s: pinned, but without a place of their own, so loaded only when they are asked; "
+                "SHOAL_MAX_LORAS is %d, all fit from %d on",
+                ", ".join(crowded[:3]),
+                more,
+                self._residents.places,
+                wanted + 1,
+            )
+        elif self._crowded and not crowded:
+            log.info("every pinned version has a place of its own again")
+        self._crowded = len(crowded)
 
     def bring_pinned(self) -> None:
         """Begin to load what is pinned and not there: new ways back, what failed a while ago, what an engine lost."""
@@ -153,6 +179,10 @@ class Rollouts:
             await self._arrivals.bring(adapter, int(number))
         finally:
             self._loading.discard(name)
+
+    @staticmethod
+    def _pinned_by(rollouts: Mapping[str, Rollout]) -> list[str]:
+        return [f"{adapter}@{number}" for adapter, rollout in rollouts.items() for number in rollout.pinned]
 
     def _wanted(self, adapter: str) -> list[int]:
         """The versions of an adapter that are to stay, the coming rollout's before those that still answer."""

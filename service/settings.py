@@ -41,7 +41,10 @@ class ServiceSettings(BaseSettings):
         default="auto", description="The engine's number format."
     )
     max_loras: int = Field(
-        default=4, ge=2, le=256, description="Versions loaded at once: champion, challenger, the way back, others."
+        default=4,
+        ge=2,
+        le=256,
+        description="Versions loaded at once; 2 an adapter, 1 a trial or a pin, and 1 more keep every way back loaded.",
     )
     max_model_len: int | None = Field(default=None, ge=16, description="Longest prompt and answer together, in tokens.")
     kv_cache_gib: float = Field(default=1.0, gt=0, description="Memory for the engine's KV cache, on CPU.")

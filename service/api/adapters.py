@@ -158,7 +158,8 @@ async def promote(name: Name, body: Promote, parts: PartsOf, caller: Caller) -> 
 
 @router.post("/{name}/rollback")
 async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) -> Rollout:
-    """Move the champion back; instant where the version is still loaded, as the one before the champion always is."""
+    """Move the champion back; instant where the version is still loaded, as the one before the champion is where it has a
+    place of its own. Else it is loaded first, as for any move."""
     from registry import rollout as rules
 
     how = body.conditions()

@@ -54,6 +54,7 @@ def get_status(parts: PartsOf, who: Who) -> Any:
         "replicas": replicas or [],
         "leases": parts.replica.leases,
         "unservable": parts.replica.unservable,
+        "without_place": parts.replica.without_place,
         "leftover": parts.replica.leftover,
         "rollouts": parts.replica.rollouts,
         "problems": parts.replica.problems,

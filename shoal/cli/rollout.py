@@ -36,7 +36,7 @@ def rollback(
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
-    """Go back to the champion before this one, at once; again: further back. It stays loaded for this."""
+    """Go back to the champion before this one; again: further back. At once where it is still loaded: see SHOAL_MAX_LORAS."""
     with connect(url, api_key) as client:
         _told(client.rollback(name, to, **how(reason, expected_revision)), json)
 

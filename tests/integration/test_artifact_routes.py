@@ -39,3 +39,18 @@ async def test_the_engine_is_asked_what_it_holds(
     async with serving(registry_settings, tmp_path / "home") as shoal:
         told = (await shoal.get("/api/status/engine")).json()
         assert (told["places"], told["holds"]) == (ServiceSettings().max_loras, ["bot@1"])
+
+
+async def test_the_status_names_what_has_no_place(
+    registry: Registry, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """One place stays free: of a champion and three pinned versions the last has none of four."""
+    for number in range(4):
+        registry.register("bot", write_adapter(tmp_path / f"v{number}", seed=number), by="test")
+    registry.promote("bot", 1, by="test")
+    for version in (2, 3, 4):
+        registry.pin("bot", version, by="test")
+    async with serving(registry_settings, tmp_path / "home") as shoal:
+        told = (await shoal.get("/api/status")).json()
+        assert told["without_place"] == ["bot@4"]
+        assert "bot@4" not in told["replicas"][0]["holds"]

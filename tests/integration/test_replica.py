@@ -39,8 +39,10 @@ def an_adapter(registry: Registry, tmp_path: Path, versions: int = 3) -> None:
     registry.promote(BOT, 1, by="test")
 
 
-async def a_replica(registry: Registry, tmp_path: Path, name: str = "one") -> tuple[Replica, Residents]:
-    engine = StubEngine(EngineSettings(base="stub", max_loras=4))
+async def a_replica(
+    registry: Registry, tmp_path: Path, name: str = "one", *, places: int = 4
+) -> tuple[Replica, Residents]:
+    engine = StubEngine(EngineSettings(base="stub", max_loras=places))
     await engine.start()
     residents = Residents(engine, Leases())
     known = tmp_path / f"{name}.json"
@@ -314,6 +316,53 @@ async def test_a_thousand_adapters_do_not_keep_a_replica_from_starting(registry:
             assert held.partition("@")[0] in names
         assert replica.leases == {}
         assert len(residents.ready) <= residents.places
+    finally:
+        await replica.stop()
+
+
+async def test_what_has_no_place_of_its_own_is_told(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two adapters, each with a way back, want all four places, and one stays free: the way back that is left out is named,
+    whoever was asked last, and one line says from how many places on all fit. With it gone, nothing is left out."""
+    an_adapter(registry, tmp_path)
+    for seed in (7, 8):
+        registry.register("other", write_adapter(tmp_path / f"other-{seed}", seed=seed), by="test")
+        registry.promote("other", seed - 6, by="test")
+    registry.promote(BOT, 2, by="test")
+    replica, residents = await a_replica(registry, tmp_path)
+    ways_back = {f"{BOT}@1", "other@1"}
+    with caplog.at_level("INFO", logger="shoal.replica"):
+        await replica.start()
+        try:
+            for asked, left_out in (("other", f"{BOT}@1"), (BOT, "other@1")):
+                (await replica.hold(ModelId(asked), None)).lease.release()
+                await until(lambda left_out=left_out: replica.without_place == [left_out])  # type: ignore[misc]
+                assert residents.pinned == {f"{BOT}@2", "other@2", *ways_back} - {left_out}
+            said = [line for line in caplog.messages if "without a place of their own" in line]
+            assert len(said) == 1
+            assert "SHOAL_MAX_LORAS is 4, all fit from 5 on" in said[0]
+            await asyncio.to_thread(registry.roll_back, "other", by="test")
+            await until(lambda: replica.without_place == [])
+            assert residents.pinned == {f"{BOT}@2", f"{BOT}@1", "other@1"}
+        finally:
+            await replica.stop()
+
+
+async def test_five_places_keep_the_ways_back_of_two_adapters(registry: Registry, tmp_path: Path) -> None:
+    """Twice the adapters and one: none is left out; a version pinned by hand wants one more."""
+    an_adapter(registry, tmp_path)
+    for seed in (7, 8):
+        registry.register("other", write_adapter(tmp_path / f"other-{seed}", seed=seed), by="test")
+        registry.promote("other", seed - 6, by="test")
+    registry.promote(BOT, 2, by="test")
+    replica, residents = await a_replica(registry, tmp_path, places=5)
+    await replica.start()
+    try:
+        assert replica.without_place == []
+        assert residents.ready == {f"{BOT}@1", f"{BOT}@2", "other@1", "other@2"}
+        await asyncio.to_thread(registry.pin, BOT, 3, by="test")
+        await until(lambda: replica.without_place == [f"{BOT}@3"])
     finally:
         await replica.stop()
 

@@ -97,6 +97,7 @@ def test_one_scrape_shows_service_and_loop(watched: House) -> None:
     assert "base" in answered
     assert answered & {champion, f"{BOT}@2"}
     assert of(scrape, "shoal_registry_up") == of(scrape, "shoal_replica_ready") == of(scrape, "shoal_replicas") == 1
+    assert of(scrape, "shoal_versions_without_place") == 0
     assert of(scrape, "shoal_champion_version", adapter=BOT) == run.version
     assert of(scrape, "shoal_champion_info", adapter=BOT, version=champion) == 1
     assert of(scrape, "shoal_canary_share_ratio", adapter=BOT, version=f"{BOT}@2", shadow="false") == 0.25
