@@ -40,7 +40,11 @@ class FeedbackLog:
         return self.add_many([feedback])[0]
 
     def add_many(self, feedbacks: Sequence[Feedback], *, there: bool = False) -> list[Kept]:
-        """Stores them in order, in one round trip an adapter; those of one adapter all, or on an error none.
+        """Stores them in order, in one round trip an adapter; all, or on an error none.
+
+        Of several adapters each is looked at before the first is stored, for what one step stores is one adapter's: an id that
+        another caller takes with other content in between is a ``FeedbackConflict`` of its own adapter's items alone.
+        ``RegistryDown`` may come between two adapters: repeated, it says the same of what was kept.
 
         ``there``: an adapter or a version that does not exist is ``AdapterUnknown`` or ``VersionUnknown``, checked in the
         step that stores.
@@ -61,16 +65,21 @@ class FeedbackLog:
         batches: dict[str, list[int]] = {}
         for place, feedback in enumerate(feedbacks):
             batches.setdefault(feedback.adapter, []).append(place)
+        told = [(feedback, fingerprint(feedback)) for feedback in feedbacks]
+        if how == "all" and len(batches) > 1:
+            for adapter, places in batches.items():
+                self._stored(adapter, [told[place] for place in places], "look", there)
         answers: dict[int, Kept | ShoalError] = {}
         for adapter, places in batches.items():
-            batch = [(feedbacks[place], fingerprint(feedbacks[place])) for place in places]
+            batch = [told[place] for place in places]
             answers |= zip(places, self._stored(adapter, batch, how, there), strict=True)
         return [answers[place] for place in range(len(feedbacks))]
 
     def _stored(
         self, adapter: str, batch: list[tuple[Feedback, str]], how: str, there: bool
     ) -> list[Kept | ShoalError]:
-        """One call, of one adapter. An id that comes twice is new the first time and known the second."""
+        """One call, of one adapter. An id that comes twice is new the first time and known the second. ``how``: see
+        ``lua/add_feedback.lua``; a look answers nothing, or raises what storing all would."""
         names = self._keys
         keys = [names.feedback(adapter), names.feedback_order(adapter), names.figures(adapter)]
         keys += [names.feedback_slots(adapter), names.feedback_superseded(adapter), names.adapter(adapter)]
@@ -79,6 +88,8 @@ class FeedbackLog:
             told: list[str] = self._add(keys=keys, args=[how, "there" if there else "", *args])
             answer, *held = told
             if answer == "done":
+                if how == "look":
+                    return []
                 return [_answered(feedback, word) for (feedback, _), word in zip(batch, held, strict=True)]
             refused, record = held
             error = next(_answered(one, f"{answer} {record}") for one, _ in batch if one.id == refused)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from registry.errors import BadInput, InteractionUnknown, ShoalError, VersionUnknown
+from registry.errors import BadInput, InteractionUnknown, ShoalError
 from registry.feedback import Kept, join
 from registry.records import Feedback, Interaction
 from registry.registry import Registry
@@ -28,16 +28,13 @@ class Intake:
 
     def take(self, items: Sequence[Fields], who: Caller | None = None) -> list[Kept]:
         """Keep all of it, for adapters that ``who`` may rate. On an error nothing was kept: AdapterUnknown,
-        InteractionUnknown, Forbidden, BadInput, FeedbackConflict, RedactionFailed; RegistryDown."""
+        InteractionUnknown, Forbidden, BadInput, FeedbackConflict, RedactionFailed; on RegistryDown it is not known. Of several
+        adapters: see ``FeedbackLog.add_many``."""
         records: list[Feedback] = []
         for found in self._records(items, [who] * len(items)):
             if isinstance(found, ShoalError):
                 raise found
             records.append(found)
-        if (
-            len({record.adapter for record in records}) > 1
-        ):  # one step stores those of one adapter: the others are looked at first
-            self._check_there(records)
         return self._registry.feedback.add_many(records, there=True)
 
     def take_each(self, items: Sequence[Fields], who: Sequence[Caller]) -> list[Kept | ShoalError]:
@@ -104,10 +101,3 @@ class Intake:
     def _passed(self, item: Fields, adapter: str) -> Fields:
         rule = self._rules.of(adapter)
         return self._redaction.fields(item, () if rule.redact is None else (rule.redact,))
-
-    def _check_there(self, records: Sequence[Feedback]) -> None:
-        """``AdapterUnknown``, ``VersionUnknown``."""
-        counts = {name: self._registry.adapter(name).versions for name in {record.adapter for record in records}}
-        for record in records:
-            if record.version is not None and record.version > counts[record.adapter]:
-                raise VersionUnknown(record.adapter, record.version)

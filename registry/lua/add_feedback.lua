@@ -1,4 +1,5 @@
--- Adds feedback. 'all': every item or (when an id is taken by other content) none; 'each': every item by itself.
+-- Adds feedback. 'all': every item or (when an id is taken by other content) none; 'each': every item by itself; 'look': none,
+-- but answered as 'all' where that would refuse.
 -- Of two ratings in one slot the later counts in its version's sums, of two corrections or pairs it stands; the log keeps both.
 --
 -- KEYS  1 {name}:feedback             hash  id -> sha256 of the content (64 characters), a space, feedback JSON
@@ -7,11 +8,11 @@
 --       4 {name}:feedback-slots       hash  slot -> rank (32 characters), version or '', ' ', rating in billionths or '', ' ', id
 --       5 {name}:feedback-superseded  hash  id -> 'PART ID' of what was replaced and by which, several with ',' between
 --       6 {name}:adapter              hash  versions: how many there are; no such key: no such adapter
--- ARGV  1 'all' or 'each'  2 'there' where adapter and versions must be there, or ''  then nines of: id, sha256 of the content, feedback JSON, rank, version or '', rating in billionths
+-- ARGV  1 'all', 'each' or 'look'  2 'there' where adapter and versions must be there, or ''  then nines of: id, sha256 of the content, feedback JSON, rank, version or '', rating in billionths
 --       or '', and the slots of its rating, correction and pair, '' where there is none. An id that
 --       comes twice is new once; for 'all' both say the same, as the caller has checked.
--- Answers {'conflict', id, held} or {'unknown', id, versions or ''} (and nothing changed), or {'done', ...}, for each item ''
--- where it is new, 'same ' and the JSON held, 'conflict ' and what is held, or 'unknown ' and the versions or ''.
+-- Answers {'conflict', id, held} or {'unknown', id, versions or ''} (and nothing changed), or {'done', ...} (for 'look' it alone),
+-- for each item '' where it is new, 'same ' and the JSON held, 'conflict ' and what is held, or 'unknown ' and the versions or ''.
 
 local PARTS = {'rating', 'correction', 'pair'}
 local FIRST, WIDTH = 3, 9
@@ -54,7 +55,7 @@ local function unknown(version)
   return versions and (versions == '' or (version ~= '' and tonumber(version) > tonumber(versions)))
 end
 
-if ARGV[1] == 'all' then
+if ARGV[1] ~= 'each' then
   for place = FIRST, #ARGV, WIDTH do
     if unknown(ARGV[place + 4]) then return {'unknown', ARGV[place], versions} end
     local held = redis.call('HGET', KEYS[1], ARGV[place])
@@ -65,6 +66,7 @@ if ARGV[1] == 'all' then
 end
 
 local answer = {'done'}
+if ARGV[1] == 'look' then return answer end
 local last = redis.call('ZCARD', KEYS[2])
 for place = FIRST, #ARGV, WIDTH do
   local id = ARGV[place]

@@ -72,12 +72,17 @@ async def test_a_batch_is_all_or_nothing(shoal: httpx.AsyncClient, registry: Reg
     answer says what was wrong with which."""
     good = {**INLINE, "rating": 1}
     await post(shoal, {**good, "id": "taken"}, 201)
+    registry.create_adapter("other", by="test")
+    others = {"adapter": "other", "prompt": "q", "answer": "a"}
+    await post(shoal, {**others, "id": "taken", "rating": 1}, 201)
     for bad, status in (
         ({**INLINE, "rating": 2}, 422),
         ({"request_id": "never", "rating": 1}, 404),
         ({**good, "adapter": "nobody"}, 404),
         ({**good, "version": 2}, 404),
         ({**good, "id": "taken", "rating": 0}, 409),
+        ({**others, "id": "taken", "rating": 0}, 409),
+        ({**others, "version": 1, "rating": 0}, 404),
     ):
         error = await post(shoal, {"items": [good, bad]}, status)
         assert error["error"]["message"]

@@ -48,6 +48,18 @@ def test_an_id_with_other_content_is_a_conflict(registry: Registry) -> None:
     assert [feedback.rating for feedback in registry.feedback.all("bot")] == [1.0]
 
 
+def test_a_conflict_of_one_adapter_keeps_back_those_of_the_others(registry: Registry) -> None:
+    """All or none, whichever adapter of the call comes first."""
+    registry.feedback.add(said("taken", "other"))
+    conflict = said("taken", "other", rating=0.0)
+
+    for batch in ([said("f1"), conflict], [conflict, said("f1")]):
+        with pytest.raises(FeedbackConflict):
+            registry.feedback.add_many(batch)
+
+    assert (registry.feedback.count("bot"), registry.feedback.count("other")) == (0, 1)
+
+
 def test_many_at_once_keep_their_order(registry: Registry) -> None:
     """A batch is stored in its order, across adapters, and an id that comes twice is new once."""
     batch = [said("b", "other"), *(said(f"f{index}") for index in range(5)), said("f0")]
