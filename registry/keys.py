@@ -41,7 +41,8 @@ key (after the namespace)              type    holds
 =====================================  ======  ==============================================================
 
 The braces are Redis hash tags: what one Lua file touches lies in one slot, but for ``{:rollouts}:moves``, which counts with
-the very move that it counts. (A Redis Cluster is not supported: ``SORT`` joins the index with every adapter's records.)
+the very move that it counts, and ``runs``, which lists a run with the very step that gives it its adapter's place. (A Redis
+Cluster is not supported: ``SORT`` joins the index with every adapter's records.)
 An adapter name holds neither a colon nor a brace, so no adapter can be named into another table.
 """
 

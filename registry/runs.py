@@ -54,7 +54,7 @@ class Runs:
         """
         # The record first: a place that is taken always names a run that can be read, ticked and cancelled.
         self._write(run, expected=-1)
-        keys = [self._keys.going(run.spec.adapter), self._keys.of(run.spec.adapter, "runs")]
+        keys = [self._keys.going(run.spec.adapter), self._keys.of(run.spec.adapter, "runs"), self._keys.runs]
         score = run.created_at.timestamp()
         ended = after or ""
         while (holder := str(self._create(keys=keys, args=[run.id, ended, score]))) != run.id:
@@ -67,7 +67,6 @@ class Runs:
                     f"Run {holder} of '{run.spec.adapter}' began and ended meanwhile: decide again.", run_id=holder
                 )
             ended = holder  # it ended: the place is free
-        self._redis.zadd(self._keys.runs, {run.id: score})
         return run
 
     def find(self, run_id: str) -> Run | None:

@@ -237,6 +237,27 @@ def test_pages_of_runs_fit_together_and_an_old_one_still_goes(workshop: Workshop
         runs.list(before="no")
 
 
+def test_a_run_is_listed_as_soon_as_it_has_its_place(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever began it is killed at once: the list of all runs has it, as its adapter's has."""
+
+    class Killed(BaseException):
+        pass
+
+    give_feedback(workshop, 120)
+    runs = workshop.registry.runs
+    real = runs._create
+
+    def killed(*args: Any, **how: Any) -> None:
+        real(*args, **how)
+        raise Killed
+
+    monkeypatch.setattr(runs, "_create", killed)
+    with pytest.raises(Killed):
+        begin(workshop.registry, RunSpec(adapter=BOT), by="test")
+    (run,) = runs.going()
+    assert [one.id for one in runs.list()] == [one.id for one in runs.list(BOT)] == [run.id]
+
+
 def test_refusals_name_the_reason(workshop: Workshop) -> None:
     """Too little feedback, unknown experts and a second run are refused, and no run is recorded."""
     with pytest.raises(TooLittleFeedback):
