@@ -22,8 +22,9 @@ def fallen(registry: Registry, adapter: Adapter, policy: DropPolicy, fresh: int)
     # Fewer than a block is new: nothing is tested, and nothing need be read.
     if champion is None or fresh < policy.ratings:
         return None
-    feedback = _since(registry, adapter.name, _champion_since(registry, adapter))
-    new = {one.id for one in feedback[-fresh:]}
+    came, since = _latest(registry, adapter.name), _champion_since(registry, adapter)
+    new = {one.id for one in came[-fresh:]}  # by when they came: the latest may tell of long ago
+    feedback = [one for one in came if one.at >= since]
     rated = [one for one in standing(feedback) if one.version == champion and one.rating is not None]
     drop = drop_of([float(one.rating or 0.0) for one in rated], sum(one.id in new for one in rated), policy)
     return str(drop) if drop is not None and drop.dropped else None
@@ -40,13 +41,11 @@ def _champion_since(registry: Registry, adapter: Adapter) -> datetime:
     return adapter.created_at
 
 
-def _since(registry: Registry, adapter: str, at: datetime) -> list[Feedback]:
-    """Feedback that came since, oldest first, at most ``MOST``."""
+def _latest(registry: Registry, adapter: str) -> list[Feedback]:
+    """The ``MOST`` feedback items that came last, in the order that they came."""
     found: list[Feedback] = []
     before: str | None = None
     while len(found) < MOST and (page := registry.feedback.list(adapter, limit=_PAGE, before=before)):
-        found += [one for one in page if one.at >= at]
-        if page[-1].at < at:
-            break
+        found += page
         before = page[-1].id
     return found[::-1]

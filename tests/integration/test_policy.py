@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from registry.policy import Policy
 from registry.records import Feedback, Run, RunOptions, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from swarm_worker import live_ratings
 from swarm_worker import policy as schedule
 from swarm_worker.looks import looks_before
 from swarm_worker.policy import SCHEDULE, Memory, start_due_runs
@@ -230,7 +232,7 @@ def test_a_run_keeps_the_gate_of_the_policy_that_it_began_under(registry: Regist
     assert (kept.level, kept.correction) == (0.9, "none")
 
 
-def rate(registry: Registry, n: int, good: float, first: int, version: int = 1) -> None:
+def rate(registry: Registry, n: int, good: float, first: int, version: int = 1, *, at: datetime | None = None) -> None:
     """``n`` ratings of a version, of which a share is good, spread evenly."""
     told = [
         Feedback(
@@ -240,7 +242,7 @@ def rate(registry: Registry, n: int, good: float, first: int, version: int = 1) 
             prompt=f"question {i}",
             answer="x",
             rating=float(int((i + 1) * good) > int(i * good)),
-            at=now(),
+            at=at or now(),
         )
         for i in range(first, first + n)
     ]
@@ -271,3 +273,32 @@ def test_a_run_starts_when_the_champions_rating_is_shown_to_have_fallen(registry
     registry.promote(BOT, 2, by="test")
     rate(registry, 200, 0.3, first=600, version=2)
     assert start_due_runs(registry, settings, Memory()) == []
+
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def test_feedback_of_long_ago_makes_no_old_rating_new(registry: Registry, tmp_path: Path) -> None:
+    """A backlog is imported after the run that answered a fall: the block before that run is not tested again for it."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy.read({"adapt_on_drop": {"by": 0.05, "ratings": 100}}), by="test")
+    rate(registry, 200, 0.8, first=0)
+    rate(registry, 100, 0.4, first=200)
+    (run,) = start_due_runs(registry, WorkerSettings())
+    registry.runs.cancel(run.id, outcome="test")
+    rate(registry, 100, 0.8, first=300, at=LONG_AGO)
+    assert start_due_runs(registry, WorkerSettings()) == []
+
+
+def test_a_fall_is_seen_behind_feedback_of_long_ago(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One old item at the end of a page hides none of the ratings that came before it."""
+    monkeypatch.setattr(live_ratings, "_PAGE", 101)
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy.read({"adapt_on_drop": {"by": 0.05, "ratings": 100}}), by="test")
+    rate(registry, 200, 0.8, first=0)
+    rate(registry, 1, 0.8, first=200, at=LONG_AGO)
+    rate(registry, 100, 0.4, first=201)
+    (run,) = start_due_runs(registry, WorkerSettings())
+    assert "fell from 0.80 to 0.4" in run.spec.reason
