@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from registry.errors import ArtifactMissing, BadInput, Conflict, SnapshotUnknown, TooLittleFeedback
-from registry.grow import beyond, growth
+from registry.grow import beyond, growth, taught
 from registry.peft_bytes import parts_of
 from registry.records import ExpertRef, Run, RunSpec, Snapshot, SnapshotRef, Version, now
 from registry.snapshot_filter import FEWEST
@@ -36,6 +36,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
         raise Conflict(f"'{spec.adapter}' has no champion to improve on. Import a version first.", adapter=spec.adapter)
     champion = registry.version(spec.adapter, adapter.rollout.champion)
     policy, _ = registry.policy(spec.adapter)
+    asked_to_grow = "grow" in spec.model_fields_set
     spec = spec.filled(policy.run)
     experts = _experts(registry, spec, champion)
     _can_grow(registry, spec)
@@ -44,6 +45,11 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
     have, need = len(snapshot.search) + len(snapshot.confirm), spec.min_feedback or FEWEST
     if have < need:
         raise TooLittleFeedback(spec.adapter, have=have, need=need, counts=snapshot.counts)
+    grows = growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version)
+    if (
+        asked_to_grow and grows is not None
+    ):  # a policy's run searches without, and says so: nobody is there to ask again
+        _can_pay(spec, experts=len(experts) + 1, snapshot=snapshot)
     run = Run(
         id=f"run-{secrets.token_hex(5)}",
         spec=spec,
@@ -54,7 +60,7 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
         experts=tuple(_reference(expert) for expert in experts),
         snapshot=SnapshotRef(digest=snapshot.digest, search=len(snapshot.search), confirm=len(snapshot.confirm)),
         feedback_seen=seen,
-        growth=growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version),
+        growth=grows,
         gate=policy.gate,
         guards=registry.suites.resolve(spec.adapter, policy.guards),
     )
@@ -143,6 +149,20 @@ def _can_grow(registry: Registry, spec: RunSpec) -> None:
             f"grow.rank is {spec.grow.rank}, this service takes up to {registry.settings.max_lora_rank} "
             "(SHOAL_MAX_LORA_RANK).",
             field="grow.rank",
+        )
+
+
+def _can_pay(spec: RunSpec, *, experts: int, snapshot: Snapshot) -> None:
+    """BadInput where the budget holds the training, and not the scoring of each expert after it."""
+    if spec.max_item_generations is None:
+        return
+    seed = spec.seed if spec.grow.seed is None else spec.grow.seed
+    cost = experts * (len(snapshot.search) - len(taught(snapshot.search, spec.grow.share, seed)))
+    if spec.grow.item_generations + cost > spec.max_item_generations:
+        raise BadInput(
+            f"The training takes {spec.grow.item_generations} item-generations and the scoring of {experts} experts {cost}, the "
+            f"budget is {spec.max_item_generations} (max_item_generations). Fewer grow.steps, or a larger budget.",
+            field="grow.steps",
         )
 
 

@@ -11,6 +11,9 @@ from registry.records import ExpertRef, Run, Training
 from registry.registry import Registry
 from registry.snapshots import read
 
+UNBORN = ExpertRef(version=0, digest="sha256:" + 64 * "0", name="trained")
+"""Stands for an expert that is not trained yet."""
+
 
 def joined(registry: Registry, run: Run, report: dict[str, Any]) -> Run:
     """The run with the trained expert among its experts; without one, and with the reason, where it could not be trained.
@@ -58,6 +61,23 @@ def joined(registry: Registry, run: Run, report: dict[str, Any]) -> Run:
             "experts": (*run.experts, expert),
             "growth": growth.model_copy(update=told),
             "item_generations": run.item_generations + report["item_generations"],
+        }
+    )
+
+
+def expected(registry: Registry, run: Run) -> Run:
+    """The run as its training will leave it, as far as that can be known before: one expert more, a bill, and fewer items that
+    score positions."""
+    growth, snapshot = run.growth, run.snapshot
+    if growth is None or snapshot is None:
+        return run
+    grow = run.spec.grow
+    lesson = taught(read(registry.artifacts.get_json, snapshot.digest).search, grow.share, seed_of(run))
+    return run.model_copy(
+        update={
+            "experts": (*run.experts, UNBORN),
+            "growth": growth.model_copy(update={"taught": len(lesson)}),
+            "item_generations": run.item_generations + grow.item_generations,
         }
     )
 

@@ -18,7 +18,7 @@ from registry.registry import Registry
 from swarm_worker import search
 from swarm_worker.formula import describe
 from swarm_worker.gate import Decision, decide
-from swarm_worker.growth import joined, scored_items
+from swarm_worker.growth import expected, joined, scored_items
 from swarm_worker.guards import decide_guards, failed
 from swarm_worker.looks import looks_before
 from swarm_worker.run_trial import begin_trial, ended, leaves_champion, recheck_goes_on, share_now
@@ -118,6 +118,9 @@ class RunDriver:
     def _begin(self, run: Run) -> None:
         if run.growth is None:
             self._begin_search(run)
+        elif (refused := self._cannot_grow(run)) is not None:
+            failure = f"Nothing was trained: the budget does not hold a training and a search. {refused}"
+            self._begin_search(run.model_copy(update={"growth": run.growth.model_copy(update={"failure": failure})}))
         elif begun := self.registry.runs.save(run.model_copy(update={"status": "growing"})):
             self._open_grow(begun)
 
@@ -129,11 +132,8 @@ class RunDriver:
             self._begin_search(joined(self.registry, run, reports[0]))
 
     def _begin_search(self, run: Run) -> None:
-        options: dict[str, Any] = {"starts": self._champion_start(run)}
-        if run.spec.max_generations is not None:
-            options["max_generations"] = run.spec.max_generations
-        optimizer = search.make(run.spec.optimizer, n_experts=len(run.experts), seed=run.spec.seed, **options)
-        if refused := self._beyond(run, optimizer):
+        optimizer = self._optimizer(run)
+        if refused := self._unpayable(run, optimizer):  # however short its time: the starts are scored, grown or not
             self._end(run, "failed", f"Not one generation fits the budget: {refused}")
             return
         searching = {"status": "searching", "max_generations": optimizer.options.max_generations}
@@ -324,6 +324,27 @@ class RunDriver:
 
     # Parts of the moves -----------------------------------------------------------------------------------------------
 
+    def _optimizer(self, run: Run) -> search.Optimizer:
+        """That of the run, before its first generation."""
+        options: dict[str, Any] = {"starts": self._champion_start(run)}
+        if run.spec.max_generations is not None:
+            options["max_generations"] = run.spec.max_generations
+        return search.make(run.spec.optimizer, n_experts=len(run.experts), seed=run.spec.seed, **options)
+
+    def _cannot_grow(self, run: Run) -> str | None:
+        """Why the search would not come as far as its first generation, were the training paid for; None where it would."""
+        most = run.spec.max_item_generations
+        if most is None:
+            return None
+        grown = expected(self.registry, run)
+        cost = _least_positions(self._optimizer(grown)) * scored_items(grown)
+        if grown.item_generations + cost <= most:
+            return None
+        return (
+            f"The training takes {grown.item_generations - run.item_generations} item-generations, the experts and one "
+            f"generation {cost}, max_item_generations is {most}: fewer grow.steps, or a larger budget."
+        )
+
     def _champion_start(self, run: Run) -> list[tuple[float, ...]]:
         """The champion's own coefficients, where it is a mix of these experts: the search then starts from it, too."""
         champion = self.registry.version(run.spec.adapter, run.champion.version) if run.champion else None
@@ -335,16 +356,22 @@ class RunDriver:
             return []
         return [tuple(own.get(expert.digest, 0.0) for expert in run.experts)]
 
-    @staticmethod
-    def _beyond(run: Run, optimizer: search.Optimizer) -> str | None:
+    def _beyond(self, run: Run, optimizer: search.Optimizer) -> str | None:
         """Why the next generation would be beyond the run's budget; None while it is not."""
+        if (unpayable := self._unpayable(run, optimizer)) is not None:
+            return unpayable
+        if run.spec.max_seconds is not None and run.search_seconds >= run.spec.max_seconds:
+            return f"{run.search_seconds:.0f} of {run.spec.max_seconds:.0f} s of scoring are used"
+        return None
+
+    @staticmethod
+    def _unpayable(run: Run, optimizer: search.Optimizer) -> str | None:
+        """Why the next generation takes more item-generations than are left; None where it does not."""
         most, used = run.spec.max_item_generations, run.item_generations
         if most is not None:
             cost = len(optimizer.ask()) * scored_items(run)
             if used + cost > most:
                 return f"{used} of {most} item-generations are used, the next generation would take {cost}"
-        if run.spec.max_seconds is not None and run.search_seconds >= run.spec.max_seconds:
-            return f"{run.search_seconds:.0f} of {run.spec.max_seconds:.0f} s of scoring are used"
         return None
 
     def _count(
@@ -429,3 +456,10 @@ class RunDriver:
 def _gain(run: Run) -> str:
     """What the gate said for the run's find."""
     return str((run.decision or {}).get("reason", ""))
+
+
+def _least_positions(optimizer: search.Optimizer) -> int:
+    """How many positions a search scores at least to search at all: its starts, and one generation more."""
+    starts = optimizer.ask()
+    optimizer.tell([Outcome.of(move, -0.01 * move.particle) for move in starts])
+    return len(starts) + len(optimizer.ask())

@@ -15,7 +15,8 @@ import pytest
 from registry.adaptation import begin
 from registry.errors import BadInput
 from registry.grow import Grow, taught
-from registry.records import Run, RunSpec, Snapshot
+from registry.policy import Policy
+from registry.records import Run, RunOptions, RunSpec, Snapshot
 from registry.snapshots import read
 from swarm_worker import slices, trainer
 from swarm_worker.environment import here
@@ -248,15 +249,46 @@ def test_a_run_grows_when_it_is_stuck(workshop: Workshop) -> None:
         ({"space": "factors"}, "grow"),
         ({"grow": Grow(when="always", rank=64)}, "grow.rank"),
         ({"max_item_generations": 6 * 8 * 3}, "grow.steps"),
+        ({"max_item_generations": 6 * 8 * 3 + 50}, "grow.steps"),
     ],
 )
 def test_what_could_not_join_is_refused_before_it_is_trained(workshop: Workshop, changes: dict, field: str) -> None:
-    """A rank above the service's, a space in which the trained factors have no mix, a budget that leaves no search."""
+    """A rank above the service's, a space in which the trained factors have no mix, a budget that leaves no search,
+    or not enough of it to score each expert."""
     give_feedback(workshop, 120)
     with pytest.raises(BadInput) as refused:
         begin(workshop.registry, RunSpec(adapter=BOT, **{"grow": QUICK} | changes), by="test")
     assert refused.value.details["field"] == field
     assert workshop.registry.runs.list(BOT) == []
+
+
+def test_a_policy_whose_budget_does_not_hold_both_searches_the_hull_alone(workshop: Workshop) -> None:
+    """Nobody is there to ask again, so a run begins all the same: nothing is trained, the run says why, and its budget is the
+    search's."""
+    give_feedback(workshop, 200)
+    registry = workshop.registry
+    first = begin(registry, RunSpec(adapter=BOT, seed=1), by="test")
+    registry.runs.cancel(first.id, outcome="test")
+    assert first.snapshot is not None
+    starts = (len(first.experts) + 1) * first.snapshot.search
+    options = RunOptions(grow=QUICK, max_generations=2, max_item_generations=starts)
+    registry.set_policy(BOT, Policy(run=options), by="test")
+    run = workshop.finish(begin(registry, RunSpec(adapter=BOT, seed=1, promote=False), by="test"))
+    assert run.status in ("done", "stopped"), run.outcome
+    assert run.growth is not None
+    assert "the budget does not hold a training and a search" in run.growth.failure
+    assert (run.growth.version, run.item_generations) == (None, starts)
+    assert all(version.origin != "trained" for version in registry.versions(BOT))
+
+
+def test_a_training_has_half_of_the_seconds_and_the_starts_are_scored(workshop: Workshop) -> None:
+    """One that takes longer is given up, however short the time; the run goes on as one that could not train."""
+    give_feedback(workshop, 200)
+    run = workshop.finish(begin(workshop.registry, spec(promote=False, max_seconds=0.01), by="test"))
+    assert run.growth is not None
+    assert "half of the run's max_seconds" in run.growth.failure
+    assert (run.growth.version, run.generation) == (None, 0)
+    assert run.decision is not None, run.outcome
 
 
 def test_a_later_run_starts_from_a_trained_expert_on_items_that_it_was_not_taught(workshop: Workshop) -> None:
