@@ -15,7 +15,7 @@ import asyncio
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Linear:
 
     def __init__(self) -> None:
         self._experts: list[Floats] = []
+        self.on_pass: Callable[[], None] = lambda: None
 
     def set_experts(self, folders: Sequence[Path], options: HullOptions = HullOptions()) -> None:  # noqa: B008  # frozen
         self._experts = [_update(folder) for folder in folders]
@@ -62,6 +63,7 @@ class Linear:
         return 2
 
     def ask(self, scored: Sequence[Scored], asked: Asked) -> list[Told]:
+        self.on_pass()
         return [self._told(self._weights(one), asked) for one in scored]
 
     def _weights(self, scored: Scored) -> Floats:

@@ -16,6 +16,10 @@ REST_SECONDS = 0.5
 """Between two attempts to report to a Redis that is away."""
 
 
+class Unwanted(RuntimeError):
+    """Nobody waits for the slice any more: its run ended, or another worker is at it."""
+
+
 @dataclass
 class Hold:
     """One claim. ``fence`` is its token; a slice that was taken over has a later one, and this worker's work is then void."""
@@ -52,7 +56,8 @@ class Hold:
             thread.join()
 
     def goes_on(self) -> bool:
-        """Whether the work is still wanted: the run goes, and the slice is this worker's. Asked between two positions."""
+        """Whether the work is still wanted: the run goes, and the slice is this worker's. Asked between two
+        positions, training steps or passes of the model."""
         try:
             return not self._lost.is_set() and self.runs.get(self.run_id).going
         except NotFound:

@@ -18,6 +18,11 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHOAL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     scoring_threads: int = Field(default=0, ge=0, description="CPU threads of a scoring worker; 0: half the cores.")
+    scoring_device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="What scoring runs on: 'cpu', 'cuda', 'cuda:1'; 'auto': the first GPU that is half free, else the CPU.",
+    )
     slice_size: int = Field(default=0, ge=0, description="Positions a scoring message; 0: a generation in 16 slices.")
     slices_ahead: int = Field(
         default=4,
@@ -32,7 +37,9 @@ class WorkerSettings(BaseSettings):
         default=120.0, ge=0, description="How long a scoring worker keeps a report that Redis is not there to take."
     )
     stall_seconds: float = Field(
-        default=900.0, gt=0, description="How long a scoring worker may be at one position until it is ended as stuck."
+        default=900.0,
+        gt=0,
+        description="Seconds that a scoring worker may go without a step (a pass of the model, of training) until it is ended.",
     )
     control_deadline: float = Field(
         default=300.0, gt=0, description="How long a control worker may be at one move until it is ended as stuck."

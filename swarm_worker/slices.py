@@ -12,6 +12,8 @@ import os
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,17 @@ from registry.records import Run, Snapshot, SnapshotItem
 from registry.registry import Registry
 from registry.snapshots import read
 from swarm_worker.confirm import confirm, rated
+from swarm_worker.device import device_of
 from swarm_worker.environment import here
 from swarm_worker.growth import lessons
 from swarm_worker.guards import score_guards
-from swarm_worker.hold import Hold
+from swarm_worker.hold import Hold, Unwanted
 from swarm_worker.materialise import materialise
-from swarm_worker.scoring.engine import AdapterFolder, Candidate, ScoringEngine, Told
+from swarm_worker.scoring.engine import AdapterFolder, Candidate, Told, WatchedEngine
 from swarm_worker.scoring.transformers import TransformersEngine
 from swarm_worker.search import Move, Outcome
 from swarm_worker.settings import WorkerSettings
-from swarm_worker.trainer import Unwanted, train
+from swarm_worker.trainer import train
 from swarm_worker.utilities import UTILITIES, Item, measure, reference_of
 from swarm_worker.watchdog import Watchdog
 
@@ -42,6 +45,13 @@ MOST_CLAIMS = 5
 """How often a slice is taken up before it counts as one that kills its workers, or that none can score."""
 SCENES = 4
 """Of how many runs a worker remembers what their slices share."""
+LOOK_SECONDS = 1.0
+"""How long the engine goes on at least until it is asked again whether anybody wants what it is at: a pass may take a
+millisecond, a question hours."""
+GROWS_FOR = 0.5
+"""Of the run's ``max_seconds``, the part that a training may take: the search needs the rest."""
+STACKED = 64
+"""Positions that a GPU scores side by side."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class SliceScorer:
     """Scores slices on one engine, one at a time."""
 
     def __init__(
-        self, registry: Registry, settings: WorkerSettings, engine: ScoringEngine, *, at_once: int = 1
+        self, registry: Registry, settings: WorkerSettings, engine: WatchedEngine, *, at_once: int = 1
     ) -> None:
         """``at_once``: how many positions the engine scores in one go; between two goes it is asked whether to go on."""
         self.registry = registry
@@ -94,15 +104,12 @@ class SliceScorer:
         """
         if hold.fence > MOST_CLAIMS:
             why = self.registry.runs.trouble(hold.run_id, hold.step, hold.index)
-            return {"error": why or f"{MOST_CLAIMS} workers that were at it died"}
+            return {"error": why or self._deadly()}
         try:
-            if "grow" in work:
-                return self._grow(hold)
-            scene = self._enter(hold.run_id)
-            if "moves" not in work:
-                return self._confirm(scene, tuple(work["coefficients"]))
-            outcomes = self._outcomes(hold, scene, [Move.from_json(move) for move in work["moves"]])
-            return None if outcomes is None else {"outcomes": [outcome.to_json() for outcome in outcomes]}
+            with self._watched(hold):
+                return self._done(hold, work)
+        except Unwanted:
+            return None
         except RegistryDown:
             raise  # nothing can be said either; the slice is sent again
         except (BadInput, ValueError) as error:
@@ -112,26 +119,66 @@ class SliceScorer:
             hold.put_back(f"{type(error).__name__}: {error}")
             return None
 
-    def _grow(self, hold: Hold) -> dict[str, Any] | None:
-        """Train the run's own expert; None as soon as nobody wants it any more. Of the snapshot its search half alone is
-        handed on."""
-        run = self.registry.runs.get(hold.run_id)
+    def _deadly(self) -> str:
+        """What to do about a slice that nobody lived to report."""
+        return (
+            f"{MOST_CLAIMS} workers that were at it died, or were ended as stuck. Their logs say which: 'Timeout' and where "
+            f"every thread stood is one that took no step for {self.settings.stall_seconds:.0f} s (more: SHOAL_STALL_SECONDS). "
+            "No word at the end is most likely the machine's memory: a smaller base, fewer workers, more memory"
+        )
+
+    @contextmanager
+    def _watched(self, hold: Hold) -> Iterator[None]:
+        """Within, what the engine does is progress, and ends with ``Unwanted`` as soon as nobody wants it any more: a champion's
+        answers to a thousand items are one question to it, and take as long as a generation."""
+        every = min(LOOK_SECONDS, self.settings.stall_seconds / 4)
+        looked = time.monotonic()
+
+        def look() -> None:
+            nonlocal looked
+            if time.monotonic() - looked < every:
+                return
+            self.watchdog.progress()
+            _wanted(hold)
+            looked = time.monotonic()
+
+        self.engine.on_pass = look
+        try:
+            yield
+        finally:
+            self.engine.on_pass = lambda: None
+
+    def _done(self, hold: Hold, work: dict[str, Any]) -> dict[str, Any]:
+        """``Unwanted`` as soon as nobody wants it any more."""
+        if "grow" in work:
+            return self._grow(hold)
+        scene = self._enter(hold.run_id)
+        if "moves" not in work:
+            return self._confirm(scene, tuple(work["coefficients"]))
+        outcomes = self._outcomes(hold, scene, [Move.from_json(move) for move in work["moves"]])
+        return {"outcomes": [outcome.to_json() for outcome in outcomes]}
+
+    def _grow(self, hold: Hold) -> dict[str, Any]:
+        """Train the run's own expert. Of the snapshot its search half alone is handed on. ``ValueError`` where it would leave
+        the search too little of the run's time."""
+        run, began = self.registry.runs.get(hold.run_id), time.monotonic()
+        most = None if run.spec.max_seconds is None else GROWS_FOR * run.spec.max_seconds
 
         def goes_on() -> bool:
             self.watchdog.progress()
+            if most is not None and time.monotonic() - began > most:
+                raise ValueError(
+                    f"the training took more than {most:.3g} s, half of the run's max_seconds: fewer grow.steps, or more time"
+                )
             return hold.goes_on()
 
-        try:
-            return train(self.registry, run, self._snapshot(run).search, self._usable, goes_on=goes_on)
-        except Unwanted:
-            return None
+        return train(self.registry, run, self._snapshot(run).search, self._usable, goes_on=goes_on)
 
-    def _outcomes(self, hold: Hold, scene: Scene, moves: list[Move]) -> list[Outcome] | None:
-        """Of each position, in order; None as soon as nobody wants them any more."""
+    def _outcomes(self, hold: Hold, scene: Scene, moves: list[Move]) -> list[Outcome]:
+        """Of each position, in order."""
         found: list[Outcome] = []
         for start in range(0, len(moves), self.at_once):
-            if not hold.goes_on():
-                return None
+            _wanted(hold)
             self.watchdog.progress()
             found += self._scored(scene, moves[start : start + self.at_once])
         return found
@@ -157,8 +204,9 @@ class SliceScorer:
                 space=scene.run.spec.space,
                 max_rank=self.registry.settings.max_lora_rank,
             )
+            self.watchdog.progress()
             artifact, _facts = self.registry.keep(folder)
-        delivered = AdapterFolder(self.registry.artifacts.fetch(artifact.digest))
+        delivered = AdapterFolder(self._fetched(artifact.digest))
         result = confirm(
             self.engine, scene.champion, delivered, scene.confirm, max_tokens=self.settings.max_answer_tokens
         )
@@ -191,7 +239,7 @@ class SliceScorer:
         self.registry.artifacts.keep({digest for each in runs for digest in _digests(each)})
         experts = [self._fetched(expert.digest) for expert in run.experts]
         self.engine.set_experts(experts)
-        champion = AdapterFolder(self.registry.artifacts.fetch(run.champion.digest))
+        champion = AdapterFolder(self._fetched(run.champion.digest))
         lesson = lessons(self.registry, run)
         items = [rated(item) for item in snapshot.search if item.digest not in lesson and self._usable(item)]
         confirm_items = [item for item in snapshot.confirm if item.digest not in lesson and self._usable(item)]
@@ -221,6 +269,11 @@ class SliceScorer:
         return True
 
 
+def _wanted(hold: Hold) -> None:
+    if not hold.goes_on():
+        raise Unwanted(f"slice {hold.index} of {hold.step} of run {hold.run_id}")
+
+
 def _digests(run: Run) -> set[str]:
     """The adapters that scoring a run reads."""
     return {expert.digest for expert in (*run.experts, *((run.champion,) if run.champion else ()))}
@@ -236,6 +289,9 @@ def scorer(registry: Registry, settings: WorkerSettings) -> SliceScorer:
         raise BadInput(
             "SHOAL_BASE names no base model: a scoring worker needs the one that the service serves.", field="base"
         )
-    engine = TransformersEngine.load(registry.settings.base)
+    device = device_of(settings.scoring_device)
+    engine = TransformersEngine.load(registry.settings.base, device=device)
     logs.configure()  # again: what was imported only now has brought handlers of its own
-    return SliceScorer(registry, settings, engine, at_once=1 if engine.mode == "merged" else settings.slice_size or 64)
+    log.info("scoring on %s as %s", device, engine.identity)
+    at_once = 1 if engine.mode == "merged" else settings.slice_size or STACKED
+    return SliceScorer(registry, settings, engine, at_once=at_once)

@@ -16,11 +16,8 @@ from swarm_worker.environment import here
 from swarm_worker.expert import read_expert
 from swarm_worker.fine_tuning import fine_tune
 from swarm_worker.growth import seed_of
+from swarm_worker.hold import Unwanted
 from swarm_worker.utilities import UTILITIES
-
-
-class Unwanted(RuntimeError):
-    """Nobody waits for the expert any more: its run ended, or another worker trains it."""
 
 
 def train(

@@ -7,7 +7,7 @@ the engine's affair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -107,6 +107,13 @@ class ScoringEngine(Protocol):
         Raises ``ValueError`` for a question longer than the model's context, or one whose answer has no token.
         """
         ...
+
+
+class WatchedEngine(ScoringEngine, Protocol):
+    """One that can be watched at its work: ``on_pass`` is called before each pass of the model. What it raises ends the
+    question; the next one is answered as ever."""
+
+    on_pass: Callable[[], None]
 
 
 def answers_of(engine: ScoringEngine, scored: Scored, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +44,30 @@ class Forward(Protocol):
     def __call__(self, owners: Sequence[int], **inputs: Any) -> Any:
         """The output of transformers' ``CausalLM.forward`` for ``inputs``: ``logits``, ``past_key_values``."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A ``Forward`` that calls ``on_pass`` before each pass; what that raises ends the question."""
+
+    forward: Forward
+    on_pass: Callable[[], None]
+
+    @property
+    def device(self) -> torch.device:
+        return self.forward.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.forward.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        return self.forward.vocabulary
+
+    def __call__(self, owners: Sequence[int], **inputs: Any) -> Any:
+        self.on_pass()
+        return self.forward(owners, **inputs)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ the default there; on a GPU, which small steps leave idle, stacked is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -21,7 +21,7 @@ from swarm_worker.hull import ExpertStack, HullOptions, Space
 from swarm_worker.scoring.chat import Chat, TokenisedPair
 from swarm_worker.scoring.engine import AdapterFolder, Asked, Base, Candidate, Prompt, Scored, Told
 from swarm_worker.scoring.float32 import speed_up_linears
-from swarm_worker.scoring.forward import ON_CPU, ON_GPU, Forward, likelihoods
+from swarm_worker.scoring.forward import ON_CPU, ON_GPU, Forward, Watched, likelihoods
 from swarm_worker.scoring.greedy import greedy_answers
 from swarm_worker.scoring.heap import keep_heap
 from swarm_worker.scoring.merging import MergedModel, adapter_file
@@ -44,6 +44,7 @@ class TransformersEngine:
         dtype = str(model.dtype).removeprefix("torch.")
         self.identity = f"transformers-{self.mode}-{model.device.type}-{dtype}"
         self.limits = ON_CPU if on_cpu else ON_GPU
+        self.on_pass: Callable[[], None] = lambda: None
         self._model = model.eval().requires_grad_(False)
         if on_cpu:
             keep_heap()
@@ -103,7 +104,8 @@ class TransformersEngine:
         packed = packs(question.pairs, share=self._merged.may_share(question.pairs))
         told: dict[int, Told] = {}
         for numbers, model in self._models(scored):
-            with model as forward:
+            with model as answering:
+                forward = Watched(answering, self.on_pass)
                 totals = likelihoods(forward, packed, len(numbers), len(question.pairs), self.limits)
                 answers = greedy_answers(
                     forward, question.prompts, len(numbers), question.max_tokens, self._chat, self.limits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from registry.adaptation import begin
 from registry.errors import RegistryDown
 from registry.records import Replica, Run, RunSpec, now
 from registry.runs import Runs
-from swarm_worker.run import RunDriver, search_step
-from swarm_worker.slices import MOST_CLAIMS
+from swarm_worker.run import CONFIRM, RunDriver, search_step
+from swarm_worker.scoring.merging import MergedModel
+from swarm_worker.slices import MOST_CLAIMS, SliceScorer
 from tests.workshop import BOT, Workshop, engine, give_feedback, workshop
 
 __all__ = ["engine", "workshop"]  # fixtures
@@ -186,7 +189,7 @@ def test_a_slice_that_no_worker_can_score_ends_the_run_with_the_reason(
 
 
 def test_workers_that_die_at_a_slice_end_the_run(workshop: Workshop) -> None:
-    """A slice that kills whoever takes it up is not given to workers for ever."""
+    """A slice that kills whoever takes it up is not given to workers for ever, and the run says where to look."""
     run = started(workshop)
     workshop.driver.advance(run.id)
     where = slice_of(workshop)
@@ -197,6 +200,63 @@ def test_workers_that_die_at_a_slice_end_the_run(workshop: Workshop) -> None:
     ended = workshop.look_after_until_ended(run)
     assert ended.status == "failed"
     assert f"{MOST_CLAIMS} workers" in ended.outcome
+    assert "SHOAL_STALL_SECONDS" in ended.outcome
+    assert "memory" in ended.outcome
+
+
+def at_step(workshop: Workshop, step: str) -> dict[str, Any]:
+    """The first message of a step of a run, as a scorer takes it."""
+    run = started(workshop)
+    workshop.driver.advance(run.id)
+    while workshop.queue[0]["step"] != step:
+        workshop.work(limit=1)
+    message = workshop.queue.pop(0)
+    return {"run_id" if key == "run" else key: value for key, value in message.items()}
+
+
+def test_a_slow_confirmation_is_not_taken_for_stuck(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it takes longer than a worker may stand still, but no step of it does; and its report is that of a fast machine."""
+    message, stall = at_step(workshop, CONFIRM), 1.6
+    fast = workshop.scorer._confirm(workshop.scorer._enter(message["run_id"]), tuple(message["work"]["coefficients"]))
+    settings = workshop.driver.settings.model_copy(update={"stall_seconds": stall})
+    scorer = SliceScorer(workshop.registry, settings, workshop.scorer.engine)
+    real, beats = MergedModel.__call__, [time.monotonic()]
+
+    def slow(*args: Any, **inputs: Any) -> Any:
+        time.sleep(0.1)
+        return real(*args, **inputs)
+
+    monkeypatch.setattr(MergedModel, "__call__", slow)
+    monkeypatch.setattr(scorer.watchdog, "progress", lambda: beats.append(time.monotonic()))
+    assert scorer.score(**message) == 0
+    beats.append(time.monotonic())
+    assert beats[-1] - beats[0] > stall
+    assert max(after - before for before, after in pairwise(beats)) < stall
+    (report,) = workshop.registry.runs.reports(message["run_id"], CONFIRM) or ()
+    assert {key: report[key] for key in fast} == fast
+
+
+def test_cancelled_in_the_middle_of_a_confirmation(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand answers may be to come: the next pass of the model is not made, nothing is reported, and the worker is free for
+    the next run, which ends as any."""
+    undisturbed = workshop.finish(started(workshop))
+    message = at_step(workshop, CONFIRM)
+    monkeypatch.setattr("swarm_worker.slices.LOOK_SECONDS", 0.0)
+    real, passes = MergedModel.__call__, []
+
+    def watched(*args: Any, **inputs: Any) -> Any:
+        passes.append(1)
+        if len(passes) == 3:
+            workshop.registry.runs.cancel(message["run_id"], outcome="test")
+        return real(*args, **inputs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MergedModel, "__call__", watched)
+        assert workshop.scorer.score(**message) is None
+    assert len(passes) == 3
+    assert workshop.registry.runs.reports(message["run_id"], CONFIRM) is None
+    workshop.queue.clear()
+    assert same(workshop.finish(started(workshop))) == same(undisturbed)
 
 
 def test_cancelled_between_two_positions(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

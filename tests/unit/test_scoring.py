@@ -19,7 +19,7 @@ from swarm_worker.scoring.forward import Limits, likelihoods, reads_trees
 from swarm_worker.scoring.greedy import greedy
 from swarm_worker.scoring.merging import MergedModel
 from swarm_worker.scoring.packs import PACK, Rectangle, packs
-from swarm_worker.scoring.transformers import TransformersEngine
+from swarm_worker.scoring.transformers import Mode, TransformersEngine
 from tests.contract.tiny_model import make_base
 from tests.unit.tiny_experts import load_base, make_expert
 
@@ -248,6 +248,30 @@ def test_sliding_attention_reads_trees_within_its_window() -> None:
             log_p = gemma.model(input_ids=whole).logits[0].log_softmax(-1)
         expected = sum(float(log_p[len(prompt) + i - 1, token]) for i, token in enumerate(questions[1].answer))
         assert together[1] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["merged", "stacked"])
+def test_each_pass_of_the_model_is_told_and_may_be_the_last(base: Path, experts: list[Path], mode: Mode) -> None:
+    """The replies are those of an engine that nobody watches; what is raised before a pass ends the question, and the next one
+    is answered as ever."""
+    engine, passes = TransformersEngine.load(base, experts, mode=mode), []
+    unwatched = engine.ask([MIX, BASE], ASKED)
+
+    def watch() -> None:
+        passes.append(1)
+        if len(passes) == limit:
+            raise InterruptedError
+
+    limit, engine.on_pass = 0, watch
+    assert engine.ask([MIX, BASE], ASKED) == unwatched
+    assert len(passes) > ASKED.max_tokens / 2
+    for limit in range(1, len(passes), 5):
+        passes.clear()
+        with pytest.raises(InterruptedError):
+            engine.ask([MIX, BASE], ASKED)
+        assert len(passes) == limit
+    engine.on_pass = lambda: None
+    assert engine.ask([MIX, BASE], ASKED) == unwatched
 
 
 def test_a_model_that_mixes_rows_cannot_be_stacked(base: Path, experts: list[Path]) -> None:
