@@ -23,6 +23,7 @@ from swarm_worker.guards import decide_guards, failed
 from swarm_worker.looks import looks_before
 from swarm_worker.run_trial import begin_trial, ended, leaves_champion, recheck_goes_on, share_now
 from swarm_worker.search import Move, Outcome
+from swarm_worker.search.generations import Generations
 from swarm_worker.settings import WorkerSettings
 
 TRIES = 3
@@ -324,7 +325,7 @@ class RunDriver:
 
     # Parts of the moves -----------------------------------------------------------------------------------------------
 
-    def _optimizer(self, run: Run) -> search.Optimizer:
+    def _optimizer(self, run: Run) -> Generations:
         """That of the run, before its first generation."""
         options: dict[str, Any] = {"starts": self._champion_start(run)}
         if run.spec.max_generations is not None:
