@@ -44,6 +44,10 @@ class Caller:
         told = "name one of its raters in 'rater'" if rater is None else f"not for '{rater[:64]}'"
         raise Forbidden(f"This key gives feedback for its own raters only: {told}.", field="rater")
 
+    @property
+    def may_everything(self) -> bool:
+        return "admin" in self.scopes and self.adapters is None
+
     def sees(self, adapter: str) -> bool:
         return self.adapters is None or adapter in self.adapters
 

@@ -12,11 +12,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.errors import ShoalError, TooLarge, TooMany, Unauthorized
+from registry.errors import NotFound, ShoalError, TooLarge, TooMany, Unauthorized
 from service.auth import Auth, Caller
 from service.limits import Rates
 from service.openai_errors import error_body
-from service.rules import rule_for
+from service.rules import OTHERWISE, rule_for
 
 CALLER = "shoal.caller"
 _UPLOAD = re.compile(r"/api/adapters/[^/]+/versions")
@@ -26,6 +26,10 @@ OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 class Starting(ShoalError):
     status = 503
     code = "starting"
+
+
+class NothingThere(NotFound):
+    code = "not_found"
 
 
 class Gatekeeper:
@@ -39,7 +43,8 @@ class Gatekeeper:
         self.rates = Rates()
 
     def admit(self, scope: Scope) -> tuple[Caller | None, int]:
-        """Who asks, and how many bytes they may send. ``Unauthorized``, ``Forbidden``, ``TooMany``, ``TooLarge``."""
+        """Who asks, and how many bytes they may send. ``Unauthorized``, ``Forbidden``, ``NothingThere``,
+        ``TooMany``, ``TooLarge``."""
         method, path = scope["method"], scope["path"]
         rule, adapter = rule_for(method, path)
         if rule.need == "open":
@@ -48,6 +53,10 @@ class Gatekeeper:
             raise Starting("The service is starting.")
         headers = Headers(scope=scope)
         caller = self.auth.caller(headers, scope["client"][0] if scope.get("client") else None)
+        if (
+            rule is OTHERWISE and not caller.may_everything
+        ):  # not 403: nobody should get an admin key for a misspelt path
+            raise NothingThere(f"There is nothing at {path[:200]}. GET /openapi.json lists the routes.")
         if rule.need == "any":
             caller.need_every_adapter()  # figures are labelled with every adapter's name
         else:

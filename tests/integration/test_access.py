@@ -17,7 +17,7 @@ from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedE
 from registry.records import Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from service.rules import OTHERWISE, rule_for
+from service.rules import OTHERWISE, Rule, rule_for
 from shoal.client import Client
 from tests import stub_service
 from tests.peft_folders import write_adapter
@@ -25,6 +25,10 @@ from tests.redis_server import RedisServer
 
 ADMIN = "the-admin-key-of-this-test"
 PROMPT = "a secret that a user typed"
+SCOPES = ("infer", "feedback", "operate")
+"""Every scope but ``admin``, which implies them."""
+UNKNOWN = {"/api/{rest:path}", "/v1/{rest:path}"}
+"""The routes that answer where there is nothing."""
 VLLM_ROUTES = (
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/pause", "/resume", "/sleep", "/wake_up",
     "/collective_rpc", "/update_weights", "/reset_prefix_cache", "/start_profile", "/invocations", "/tokenize",
@@ -87,20 +91,67 @@ def routes_of_bento() -> list[tuple[str, str]]:
     return sorted(set(found))
 
 
+def walked() -> Iterator[tuple[str, str, Rule]]:
+    """Every route by its method, a path that it takes, and the line of the table. What answers for no route is none."""
+    for method, template in routes_of_bento():
+        if template not in UNKNOWN:
+            path = re.sub(r"\{[^}]*\}", "x", template) or "/"
+            yield method, path, rule_for(method, path)[0]
+
+
+def shape_of(answer: httpx.Response) -> set[str]:
+    assert set(answer.json()) == {"error"}
+    return set(answer.json()["error"])
+
+
+def shape_under(path: str) -> set[str]:
+    """What an error has: OpenAI's fields under /v1, Shoal's elsewhere."""
+    return {"message", "type", "param", "code"} if path.startswith("/v1/") else {"code", "message", "details"}
+
+
 def test_every_route_has_a_rule_and_is_closed_without_a_key(house: House) -> None:
     """BentoML's own routes and ours: each is named by the table, and answers 401 in its shape to whoever has no key."""
-    routes = routes_of_bento()
+    routes = list(walked())
     assert len(routes) > 40
-    assert {("GET", "/metrics"), ("GET", "/readyz"), ("POST", "/v1/chat/completions")} <= set(routes)
-    asked: dict[str, set[int]] = {}
-    for method, template in routes:
-        path = re.sub(r"\{[^}]*\}", "x", template) or "/"
-        rule, _ = rule_for(method, path)
+    known = {("GET", "/metrics"), ("GET", "/readyz"), ("POST", "/v1/chat/completions"), ("GET", "/api/workers")}
+    assert known <= {(method, path) for method, path, _ in routes}
+    for method, path, rule in routes:
         assert rule is not OTHERWISE or method not in ("GET", "POST", "PUT", "DELETE"), f"no rule for {method} {path}"
-        status = house.ask(method, path).status_code
-        asked.setdefault(rule.need, set()).add(status)
-    assert asked.pop("open") == {200}
-    assert set().union(*asked.values()) == {401}
+        answer = house.ask(method, path)
+        assert answer.status_code == (200 if rule.need == "open" else 401), f"{method} {path}"
+        if answer.status_code == 401 and method != "HEAD":
+            assert shape_of(answer) == shape_under(path), f"{method} {path}"
+
+
+def test_every_route_is_closed_to_a_key_of_every_other_scope(house: House) -> None:
+    """403 in the shape of the path, whatever else the key may do; where no line of the table stands, 404."""
+    keys = {need: house.key(*(scope for scope in SCOPES if scope != need)) for need in (*SCOPES, "admin")}
+    keys["any"] = house.key(*SCOPES, adapters=["bot"])
+    asked = set()
+    for method, path, rule in walked():
+        if rule.need != "open":
+            answer = house.ask(method, path, keys[rule.need])
+            assert answer.status_code == (404 if rule is OTHERWISE else 403), f"{method} {path}"
+            assert method == "HEAD" or shape_of(answer) == shape_under(path), f"{method} {path}"
+            asked.add(rule.need)
+    assert asked == {"any", "admin", *SCOPES}
+
+
+def test_what_is_not_there_is_not_there_for_any_key(house: House) -> None:
+    """404, never 403: nobody is sent for an admin key by a misspelt path. A method that a route has not is 405."""
+    keys = [ADMIN, house.key("infer"), house.key("operate", adapters=["bot"]), house.key("admin", adapters=["bot"])]
+    for path in ("/v1/embeddings", "/api/anything", "/api/adapters/other/anything"):
+        for method in ("GET", "POST", "DELETE"):
+            answers = [house.ask(method, path, key) for key in keys]
+            assert [answer.status_code for answer in answers] == [404] * len(keys), f"{method} {path}"
+            assert len({answer.text for answer in answers}) == 1
+            assert shape_of(answers[0]) == shape_under(path)
+    for method, path, scope in (
+        ("GET", "/v1/chat/completions", "infer"),
+        ("POST", "/v1/models", "infer"),
+        ("DELETE", "/api/runs", "operate"),
+    ):
+        assert house.ask(method, path, house.key(scope)).status_code == 405, path
 
 
 def test_errors_have_the_shape_of_their_path(house: House) -> None:
@@ -110,10 +161,7 @@ def test_errors_have_the_shape_of_their_path(house: House) -> None:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         assert "a-wrong-key" not in answer.text
-        error = answer.json()["error"]
-        assert set(error) == (
-            {"message", "type", "param", "code"} if path == "/v1/models" else {"code", "message", "details"}
-        )
+        assert shape_of(answer) == shape_under(path)
     refused = house.ask("GET", "/api/adapters", house.key("infer"))
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
 
@@ -244,7 +292,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(house: Ho
     """413 in the shape of the path, before it is read as JSON; uploads have their own limit."""
     big = b'{"model": "bot", "prompt": "' + b"x" * (2 << 20) + b'"}'
     told = house.ask("POST", "/v1/completions", ADMIN, content=big)
-    assert (told.status_code, set(told.json()["error"])) == (413, {"message", "type", "param", "code"})
+    assert (told.status_code, shape_of(told)) == (413, shape_under("/v1/completions"))
 
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(big), 1 << 16):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.adaptation import begin
-from registry.records import RunSpec, Worker, now
+from registry.records import Run, RunSpec, Worker, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from registry.workers import Workers
@@ -111,6 +111,24 @@ async def test_the_api_lists_workers(registry_settings: RegistrySettings, regist
     async with serving(registry_settings, tmp_path) as client:
         (told,) = (await client.get("/api/workers")).json()["workers"]
     assert (told["id"], told["kind"], told["done"], told["run"]) == ("a", "score", 3, None)
+
+
+async def test_a_key_for_some_adapters_sees_every_worker_and_its_own_runs_alone(
+    registry_settings: RegistrySettings, registry: Registry, tmp_path: Path
+) -> None:
+    """Workers are everybody's; one that is at another adapter's run looks as one that is at nothing."""
+    at: dict[str, object] = {"step": "search-3", "slice": 2, "began": now(), "done": 3}
+    for adapter in (BOT, "other"):
+        registry.runs.create(
+            Run(id=f"run-{adapter}", spec=RunSpec(adapter=adapter), created_at=now(), created_by="test")
+        )
+        registry.workers.beat(worker(f"at-{adapter}", run=f"run-{adapter}", **at))
+    _, token = registry.api_keys.create("ops", ["operate"], by="test", adapters=[BOT])
+    async with serving(registry_settings, tmp_path) as client:
+        every = (await client.get("/api/workers")).json()["workers"]
+        seen = (await client.get("/api/workers", headers={"authorization": f"Bearer {token}"})).json()["workers"]
+    assert [one["run"] for one in every] == [f"run-{BOT}", "run-other"]
+    assert seen == [every[0], every[1] | {"run": None, "step": "", "slice": None, "began": None}]
 
 
 @pytest.mark.parametrize("work", ["time.sleep(60)", "re.match('(a+)+b', 'a' * 60)"])

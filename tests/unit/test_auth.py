@@ -19,7 +19,7 @@ from service.auth import Auth
 from service.keyring import Keyring
 from service.limits import Rates
 from service.listening import refuse_open_address
-from service.rules import RULES, rule_for
+from service.rules import OTHERWISE, RULES, rule_for
 from service.settings import ServiceSettings
 
 SECRET = "s" * 43
@@ -165,18 +165,26 @@ def test_a_socket_that_others_can_reach_needs_a_key() -> None:
     ("method", "path", "need", "adapter"),
     [
         ("POST", "/v1/chat/completions", "infer", None),
-        ("POST", "/v1/load_lora_adapter", "infer", None),
+        ("POST", "/v1/load_lora_adapter", "admin", None),
+        ("GET", "/v1/models/org/base", "infer", None),
+        ("GET", "/v1/chat/completions", "infer", None),
         ("GET", "/readyz", "open", None),
         ("POST", "/readyz", "admin", None),
         ("GET", "/metrics", "any", None),
         ("POST", "/api/feedback", "feedback", None),
         ("GET", "/api/feedback", "operate", None),
         ("POST", "/api/adapters/bot/promote", "operate", "bot"),
+        ("GET", "/api/adapters/bot/versions/7/artifact", "operate", "bot"),
+        ("DELETE", "/api/adapters/bot/guards/sums", "operate", "bot"),
+        ("POST", "/api/adapters/bot/anything", "admin", None),
+        ("GET", "/api/workers", "operate", None),
         ("DELETE", "/api/keys/1", "admin", None),
         ("POST", "/api/status/accept-registry", "admin", None),
         ("GET", "/", "operate", None),
         ("POST", "/adapters", "admin", None),
         ("GET", "/anything", "admin", None),
+        ("GET", "/api/anything", "admin", None),
+        ("GET", "/v1/anything", "admin", None),
     ],
 )
 def test_the_table_says_what_a_path_needs(method: str, path: str, need: str, adapter: str | None) -> None:
@@ -187,11 +195,13 @@ def test_the_table_says_what_a_path_needs(method: str, path: str, need: str, ada
 def test_every_line_of_the_table_can_be_reached() -> None:
     """No line stands behind one that takes all it is for."""
     paths = {
-        "/v1/completions", "/livez", "/metrics", "/v1/models", "/v1/x", "/api/feedback", "/api/keys", "/api/adapters/a",
-        "/api/status/accept-registry", "/api/runs", "/api/x", "/docs", "/docs.json",
+        "/v1/completions", "/livez", "/metrics", "/v1/models", "/v1/x", "/api/feedback", "/api/keys", "/api/artifacts/gc",
+        "/api/status/accept-registry", "/api/status", "/api/adapters", "/api/adapters/a", "/api/adapters/a/pin",
+        "/api/adapters/a/policy", "/api/adapters/a/guards", "/api/adapters/a/versions", "/api/runs", "/api/snapshots/a",
+        "/api/workers", "/docs", "/docs.json",
     }  # fmt: skip
     reached = {rule_for(method, path)[0] for method in ("GET", "POST") for path in paths}
-    assert reached >= set(RULES)
+    assert reached == {*RULES, OTHERWISE}
 
 
 def test_a_key_may_send_its_rate_and_save_up_two_seconds() -> None:
