@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from pathlib import Path
 
 from registry.api_keys import ApiKey, ApiKeys
@@ -26,6 +27,7 @@ class Keyring:
         self._every = every
         self._held: dict[str, ApiKey] = {}
         self._revision = -1
+        self._looking = threading.Lock()
 
     def get(self, key_id: str) -> ApiKey | None:
         return self._held.get(key_id)
@@ -50,7 +52,12 @@ class Keyring:
                 log.exception("the keys could not be read; those known last go on counting")
 
     def look(self) -> None:
-        """Take in what changed. ``RegistryDown``."""
+        """Take in what changed; what stood when this was called counts when it returns. From any thread, one after another: a
+        look that began earlier never overwrites what a later one read. ``RegistryDown``."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         revision = self._source.revision()
         if revision == self._revision:
             return

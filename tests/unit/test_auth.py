@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -149,6 +150,34 @@ def test_a_key_that_was_seen_revoked_stays_so_when_redis_goes_back(tmp_path: Pat
     for held in (ring.get("a" * 12), again.get("a" * 12)):
         assert held is not None
         assert not held.valid(now())
+
+
+def test_a_look_that_began_before_a_key_was_revoked_does_not_bring_it_back(tmp_path: Path) -> None:
+    """Two threads look; the one that read the keys first is the slower one. The key is as the later one read it."""
+    read, go_on = threading.Event(), threading.Event()
+
+    class Slow(Source):
+        def every(self) -> list[ApiKey]:
+            keys = super().every()
+            if not read.is_set():
+                read.set()
+                assert go_on.wait(10)
+            return keys
+
+    source = Slow(key())
+    ring = Keyring(source, tmp_path / "keys.json", every=1.0)  # type: ignore[arg-type]
+    early, late = threading.Thread(target=ring.look), threading.Thread(target=ring.look)
+    early.start()
+    assert read.wait(10)
+    source.keys = (key(revoked_at=now()), key(id="b" * 12))
+    late.start()
+    late.join(0.5)  # it would have read the keys by now, were it not for the one before it
+    go_on.set()
+    early.join()
+    late.join()
+    held = ring.get("a" * 12)
+    assert held is not None
+    assert not held.valid(now())
 
 
 def test_a_socket_that_others_can_reach_needs_a_key() -> None:
