@@ -137,10 +137,14 @@ class Moves:
 
         return self._make(adapter, _Move("retired", f"retire version {version}", rule, version, retires=version), how)
 
-    def set_policy(self, adapter: str, policy: Policy, **how: Unpack[How]) -> Rollout:
-        """``policy`` replaces the one there is; the event tells both."""
+    def set_policy(
+        self, adapter: str, policy: Policy, *, check: Callable[[], object] = lambda: None, **how: Unpack[How]
+    ) -> Rollout:
+        """``policy`` replaces the one there is; the event tells both. ``check`` raises where what it names is not there: asked
+        when the policy would be set, so not for a repeated call, which is answered as the first time."""
 
         def rule(seen: Seen, at: datetime) -> Rollout:
+            check()
             return rules.change_policy(seen.rollout, at=at)
 
         def tells(seen: Seen, after: Rollout) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -341,10 +341,16 @@ class Registry(Moves):
                 continue
         raise RolloutMoved(adapter, expected=seen.revision, actual=self.rollout(adapter).revision)
 
-    def set_policy(self, adapter: str, policy: Policy, **how: Unpack[How]) -> Rollout:
+    def set_policy(
+        self, adapter: str, policy: Policy, *, check: Callable[[], object] = lambda: None, **how: Unpack[How]
+    ) -> Rollout:
         """As ``Moves.set_policy``; BadInput for a guard whose suite is not there, or cannot show its tolerance to be kept."""
-        self.suites.resolve(adapter, policy.guards)
-        return super().set_policy(adapter, policy, **how)
+
+        def checked() -> None:
+            check()
+            self.suites.resolve(adapter, policy.guards)
+
+        return super().set_policy(adapter, policy, check=checked, **how)
 
     def _make(self, *args: Any, **how: Any) -> Rollout:
         """Every move: none in a registry that went back."""

@@ -28,7 +28,12 @@ def get_policy(name: Name, parts: PartsOf, _: Caller) -> Any:
 async def set_policy(name: Name, body: NewPolicy, parts: PartsOf, caller: Caller) -> Any:
     """Replace the policy; a field that is left out gets its default."""
     policy = Policy.read(body.policy)
-    parts.intake.check_redactor(policy.recording.redact)
-    rollout = await asyncio.to_thread(lambda: parts.registry.set_policy(name, policy, by=caller, **body.conditions()))
+
+    def check() -> None:
+        parts.intake.check_redactor(policy.recording.redact)
+
+    rollout = await asyncio.to_thread(
+        lambda: parts.registry.set_policy(name, policy, check=check, by=caller, **body.conditions())
+    )
     await followed(parts, name, rollout)
     return {"policy": policy, "revision": rollout.revision}

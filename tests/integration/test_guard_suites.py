@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,36 @@ async def test_a_suite_is_kept_named_and_asked_for(
         assert (gone.status_code, gone.json()["error"]["code"]) == (404, "suite_unknown")
         bad = await shoal.put(f"{PATH}/guards/Sums!", json={"suite": suite(5)})
         assert bad.status_code == 422
+
+
+async def test_a_policy_that_was_set_is_answered_as_the_first_time(
+    registry: Registry, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """Also where what it names has gone since; a stale one and another one under its id are told so before that is looked at."""
+    an_adapter(registry, tmp_path)
+    async with serving(registry_settings, tmp_path / "home") as shoal:
+
+        async def put(policy: dict[str, object], **how: object) -> tuple[int, dict[str, Any]]:
+            answer = await shoal.put(f"{PATH}/policy", json={"policy": policy, **how})
+            return answer.status_code, answer.json()
+
+        await shoal.put(f"{PATH}/guards/sums", json={"suite": suite(100)})
+        guarded = {"guards": [{"suite": "sums", "tolerance": 0.05}]}
+        first = await put(guarded, operation_id="guard it")
+        assert first[0] == 200
+        assert (await put({}))[0] == 200
+        assert (await shoal.delete(f"{PATH}/guards/sums")).status_code == 200
+
+        assert await put(guarded, operation_id="guard it") == first
+        assert (await put(guarded))[0] == 422
+        nowhere: dict[str, object] = {"recording": {"redact": "nowhere"}}
+        assert (await put(nowhere))[1]["error"]["details"]["field"] == "recording.redact"
+        for gone in (guarded, nowhere):
+            status, told = await put(gone, expected_revision=0)
+            assert (status, told["error"]["code"]) == (409, "rollout_moved")
+        status, told = await put(nowhere, operation_id="guard it")
+        assert (status, told["error"]["code"]) == (409, "operation_reused")
+        assert (await shoal.get(f"{PATH}/policy")).json()["policy"]["guards"] == []
 
 
 def test_a_run_keeps_the_suite_that_it_began_with(registry: Registry, tmp_path: Path) -> None:
