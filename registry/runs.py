@@ -17,6 +17,7 @@ import redis
 from registry.errors import Conflict, RunGoing, RunUnknown
 from registry.keys import Keys
 from registry.lua import script
+from registry.record import SCHEMA, check_schema
 from registry.records import Run, now
 
 KEEP_SECONDS = 7 * 24 * 3600
@@ -104,8 +105,9 @@ class Runs:
         return moved
 
     def search_state(self, run_id: str) -> dict[str, Any] | None:
+        """The optimiser's state as it was saved last. ``RecordNewer``."""
         text = self._redis.get(self._key(run_id, "search"))
-        return json.loads(text) if text else None
+        return _read("search state", text) if text else None
 
     def stumbling(self, run_id: str, revision: int) -> float:
         """Says that the run could not be moved on from this revision; for how many seconds it has been so."""
@@ -183,22 +185,22 @@ class Runs:
     def report(self, run_id: str, step: str, index: int, fence: int, report: dict[str, Any]) -> int | None:
         """Report a slice: how many are still missing, or None where the report was refused (taken over, or known already)."""
         keys = self._slice_keys(run_id, step, "fences", "reports", "leases", "messages")
-        missing = int(self._report(keys=keys, args=[index, fence, json.dumps(report), KEEP_SECONDS]))
+        missing = int(self._report(keys=keys, args=[index, fence, _written(report), KEEP_SECONDS]))
         return None if missing < 0 else missing
 
     def reports(self, run_id: str, step: str) -> list[dict[str, Any]] | None:
-        """All reports of a step in the order of its slices; None while one is missing."""
+        """All reports of a step in the order of its slices; None while one is missing. ``RecordNewer``."""
         expected = self._redis.hlen(self._key(run_id, step, "messages"))
         found = self._redis.hgetall(self._key(run_id, step, "reports"))
         if not expected or len(found) < expected:
             return None
-        return [json.loads(found[str(index)]) for index in range(expected)]
+        return [_read("slice report", found[str(index)]) for index in range(expected)]
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _write(self, run: Run, *, expected: int, search: dict[str, Any] | None = None) -> bool:
         keys = [self._key(run.id, part) for part in ("record", "search", "revision", "events")]
-        state = "" if search is None else json.dumps(search)
+        state = "" if search is None else _written(search)
         return bool(self._save(keys=keys, args=[expected, run.model_dump_json(), state]))
 
     def _slice_keys(self, run_id: str, step: str, *parts: str) -> list[str]:
@@ -261,3 +263,15 @@ class Runs:
             found += self._found(ids)  # fewer where a record is gone
             first += len(ids)
         return found
+
+
+def _written(value: dict[str, Any]) -> str:
+    """What is kept of a state or a report that is no record: it carries a schema number, as records do."""
+    return json.dumps({**value, "schema_number": SCHEMA})
+
+
+def _read(noun: str, text: Any) -> dict[str, Any]:
+    """The value that was written. ``RecordNewer``; without a number it is of before there was one."""
+    value: dict[str, Any] = json.loads(text)
+    check_schema(noun, value.pop("schema_number", None))
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from itertools import pairwise
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from registry.adaptation import begin
-from registry.errors import RegistryDown
+from registry.errors import RecordNewer, RegistryDown
+from registry.keys import Keys
+from registry.record import SCHEMA
 from registry.records import Replica, Run, RunSpec, now
 from registry.runs import Runs
 from swarm_worker.run import CONFIRM, RunDriver, search_step
@@ -62,6 +65,29 @@ def test_a_slice_belongs_to_its_latest_holder(workshop: Workshop) -> None:
     assert runs.report("run-x", "confirm", 0, second, {}) == 0
     assert not runs.renew("run-x", "confirm", 0, second, lease_seconds=600)
     assert runs.due("run-x", "confirm", seconds=0, limit=9) == []
+
+
+def test_states_and_reports_of_a_newer_shoal_are_refused(workshop: Workshop) -> None:
+    """They are no records, and numbered as those are; of before they were numbered they are read."""
+    runs, redis = workshop.registry.runs, workshop.registry.redis
+    run = runs.create(Run(id="run-x", spec=RunSpec(adapter=BOT), created_at=now(), created_by="test"))
+    runs.save(run, {"generation": 1})
+    runs.open_step(run.id, "confirm", [{"index": 0}])
+    runs.report(run.id, "confirm", 0, runs.claim(run.id, "confirm", 0, lease_seconds=600) or 0, {"rank": 4})
+    state, reports = runs.search_state(run.id), runs.reports(run.id, "confirm")
+    assert (state, reports) == ({"generation": 1}, [{"rank": 4}])
+
+    keys = Keys(workshop.registry.settings.namespace)
+    kept = {"search": keys.run(run.id, "search"), "reports": keys.run(run.id, "confirm:reports")}
+    assert json.loads(str(redis.get(kept["search"])))["schema_number"] == SCHEMA
+    redis.set(kept["search"], json.dumps({"generation": 1}))
+    assert runs.search_state(run.id) == state
+    newer = {"schema_number": SCHEMA + 1, "colour": "red"}
+    redis.set(kept["search"], json.dumps(newer))
+    redis.hset(kept["reports"], "0", json.dumps(newer))
+    for ask in (lambda: runs.search_state(run.id), lambda: runs.reports(run.id, "confirm")):
+        with pytest.raises(RecordNewer, match="upgrade this process"):
+            ask()
 
 
 def test_a_lost_message_is_sent_again_ever_more_patiently(workshop: Workshop) -> None:
