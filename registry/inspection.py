@@ -154,6 +154,10 @@ def _plain_lora(config: dict[str, Any]) -> None:
         f"init_lora_weights={init!r}": isinstance(init, str) and init.lower() not in _SILENT_INITS,
         "bias": config.get("bias", "none") not in ("none", None),
         "lora_bias": config.get("lora_bias"),
+        # peft sets it for Conv1D layers alone: for a Linear it takes it back. No hull mixes such a base's adapters.
+        "fan_in_fan_out (a base that stores its weights transposed, as GPT-2's Conv1D does)": config.get(
+            "fan_in_fan_out"
+        ),
         "aLoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
         "modules_to_save": config.get("modules_to_save"),
         "layer_replication": config.get("layer_replication"),
@@ -289,7 +293,7 @@ def _rank(
                 "unknown_module", f"The base model has no matrix '{module}': wrong base?", module=module
             )
         actual = (up[0], down[1])
-        if actual != shape and not (config.get("fan_in_fan_out") and actual == shape[::-1]):
+        if actual != shape:
             raise AdapterRefused(
                 "shape", f"'{module}' is made for a {actual} matrix, the base's is {shape}: wrong base?", module=module
             )

@@ -177,6 +177,7 @@ ROWS: list[tuple[str, str, Build]] = [
     ("bias", "unsupported", config(bias="all")),
     ("aLoRA", "unsupported", config(alora_invocation_tokens=[1])),
     ("modules to save", "unsupported", config(modules_to_save=["lm_head"])),
+    ("transposed weights", "unsupported", config(fan_in_fan_out=True)),
     ("code by name", "unsupported", config(auto_mapping={"parent_library": "os", "base_model_class": "system"})),
     ("modules by an expression", "target_modules", config(target_modules="(a+)+$")),
     ("a module without tensors", "missing_module", config(target_modules=["q_proj", "v_proj", "embed_tokens"])),

@@ -10,6 +10,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,7 @@ CONFIGS = {
     "unsupported lora_bias": {"lora_bias": True},
     "unsupported alora": {"alora_invocation_tokens": [1]},
     "unsupported modules_to_save": {"modules_to_save": ["lm_head"]},
+    "unsupported transposed": {"fan_in_fan_out": True},
     "unsupported replication": {"layer_replication": [[0, 1]]},
     "config_invalid rank": {"r": "4"},
     "config_invalid no rank": {"r": 0},
@@ -121,6 +123,27 @@ def test_what_an_engine_would_refuse_or_serve_wrongly(tmp_path: Path, base: Base
     with pytest.raises(AdapterRefused) as refused:
         look(folder, base)
     assert refused.value.reason == case.split(maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(("flag", "reason"), [(True, "unsupported"), (False, "shape"), (None, "shape")])
+def test_transposed_matrices_are_refused_whatever_the_config_says_of_them(
+    tmp_path: Path, base: BaseShape, flag: bool | None, reason: str
+) -> None:
+    """Engines read lora_A (rank, in) and lora_B (out, rank) and nothing else: where in and out differ it cannot load others."""
+    wide = replace(base, matrices={**base.matrices, MODULES[0]: (WIDTH, 2 * WIDTH)})
+    taken = {
+        f"{A_MODULE}.lora_A.weight": np.ones((4, 2 * WIDTH), np.float32),
+        f"{A_MODULE}.lora_B.weight": np.ones((WIDTH, 4), np.float32),
+    }
+    crosswise = {
+        f"{A_MODULE}.lora_A.weight": np.ones((4, WIDTH), np.float32),
+        f"{A_MODULE}.lora_B.weight": np.ones((2 * WIDTH, 4), np.float32),
+    }
+    assert look(write_adapter(tmp_path, tensors=taken, config={"fan_in_fan_out": False}), wide).rank == 4
+    with pytest.raises(AdapterRefused) as refused:
+        look(write_adapter(tmp_path, tensors=crosswise, config={"fan_in_fan_out": flag}), wide)
+    assert refused.value.reason == reason
+    assert flag is not True or "Conv1D" in refused.value.message
 
 
 @pytest.mark.parametrize("init", [True, False, "gaussian"])
