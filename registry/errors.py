@@ -44,6 +44,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -237,21 +238,28 @@ class RunGoing(Conflict):
 
 
 class RegistryWentBack(Conflict):
-    """``revisions``: by adapter, the revision that was known and the one that is there (None: no such adapter)."""
+    """``adapters``: of each the ``expected_revision`` and ``expected_versions`` (the highest number) that were known, and what is
+    there, ``actual_revision`` and ``actual_versions`` (None: no such adapter)."""
 
     code = "registry_went_back"
 
-    def __init__(self, revisions: dict[str, tuple[int, int | None]]) -> None:
-        told = "; ".join(
-            f"'{adapter}' was at revision {expected} and is " + (f"at {actual}" if actual is not None else "gone")
-            for adapter, (expected, actual) in list(revisions.items())[:3]
-        )
-        more = f", and {len(revisions) - 3} more" if len(revisions) > 3 else ""
+    def __init__(self, adapters: Mapping[str, Mapping[str, int | None]]) -> None:
+        told = "; ".join(f"'{adapter}' {_fallen(numbers)}" for adapter, numbers in list(adapters.items())[:3])
+        more = f", and {len(adapters) - 3} more" if len(adapters) > 3 else ""
         super().__init__(
             f"Redis holds an older registry than was known: {told}{more}. Nothing moves, the last known rollouts are "
             "served. Bring back a newer one, `shoal restore FILE`, or go on from the older state: `shoal accept-registry`.",
-            adapters={a: {"expected_revision": e, "actual_revision": actual} for a, (e, actual) in revisions.items()},
+            adapters=dict(adapters),
         )
+
+
+def _fallen(numbers: Mapping[str, int | None]) -> str:
+    known, there = numbers["expected_revision"], numbers["actual_revision"]
+    if there is None:
+        return f"was at revision {known} and is gone"
+    if known is not None and known > there:
+        return f"was at revision {known} and is at {there}"
+    return f"was at version {numbers['expected_versions']} and is at {numbers['actual_versions']}"
 
 
 class TargetNotEmpty(Conflict):

@@ -1,9 +1,10 @@
 """Notices a Redis that went back: restored from an older file, or empty where adapters are known.
 
-A rollout's revision only grows. What this process saw, and what live replicas say in their heartbeats that they follow,
-is therefore a lower bound; a registry below it lost moves, and whoever moved on in it would write another history over
-the one that users saw. So moves and registrations are refused until a newer backup is restored or somebody accepts the
-older state, which leaves an event and a revision above all that were known.
+A rollout's revision and an adapter's highest version number only grow. What this process saw, and what live replicas say in
+their heartbeats that they know, is therefore a lower bound; a registry below it lost moves or registrations, and whoever
+went on in it would write another history over the one that users saw, or give a name that is loaded somewhere to other
+bytes. So moves and registrations are refused until a newer backup is restored or somebody accepts the older state, which
+leaves an event, a revision above all that were known, and no version number that was.
 """
 
 from __future__ import annotations
@@ -18,17 +19,41 @@ from registry.keys import Keys
 from registry.lua import script
 from registry.records import Event, Rollout, now
 from registry.replicas import Replicas
-from registry.store import Store
+from registry.store import Reached, Store
 from registry.stores.redis import microseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """An adapter whose revision is below one that was known; ``actual`` None: it is not there at all."""
+    """An adapter that is not as far as was known; ``actual`` None: it is not there at all."""
 
     adapter: str
-    expected: int
-    actual: int | None
+    expected: Reached
+    actual: Reached | None
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """As ``RegistryWentBack`` tells them."""
+        return {
+            "expected_revision": self.expected.revision,
+            "actual_revision": self.actual and self.actual.revision,
+            "expected_versions": self.expected.versions,
+            "actual_versions": self.actual and self.actual.versions,
+        }
+
+
+def find_behind(known: Mapping[str, Reached], actual: Mapping[str, Reached]) -> list[Behind]:
+    """The adapters of which more was known than is there, by name."""
+    return [
+        Behind(adapter, expected, there)
+        for adapter, expected in sorted(known.items())
+        if (there := actual.get(adapter)) is None or there.or_further(expected) != there
+    ]
+
+
+def went_back(behind: Iterable[Behind]) -> RegistryWentBack:
+    """The refusal of whatever would go on from there."""
+    return RegistryWentBack({one.adapter: one.numbers for one in behind})
 
 
 class Guard:
@@ -38,33 +63,30 @@ class Guard:
         self._redis, self._keys = client, keys
         self._store, self._replicas = store, replicas
         self._accept = script(client, "accept")
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, Reached] = {}
         self._lock = threading.Lock()
 
-    def remember(self, revisions: Mapping[str, int]) -> None:
-        """These revisions were there."""
+    def remember(self, reached: Mapping[str, Reached]) -> None:
+        """The adapters were this far."""
         with self._lock:
-            for adapter, revision in revisions.items():
-                self._seen[adapter] = max(revision, self._seen.get(adapter, 0))
+            for adapter, seen in reached.items():
+                self._seen[adapter] = seen.or_further(self._seen.get(adapter, seen))
 
     def behind(self) -> list[Behind]:
         """The adapters that went back, by name; empty: all is well. Two round trips."""
         for replica in self._replicas.live():
-            self.remember(replica.revisions)
+            self.remember({adapter: Reached(revision, 0) for adapter, revision in replica.revisions.items()})
+            self.remember({adapter: Reached(0, number) for adapter, number in replica.highest.items()})
         with self._lock:
             expected = dict(self._seen)
-        actual = self._store.revisions()  # asked last: whatever was known before it must be in it
+        actual = self._store.reached()  # asked last: whatever was known before it must be in it
         self.remember(actual)
-        return [
-            Behind(adapter, revision, actual.get(adapter))
-            for adapter, revision in sorted(expected.items())
-            if revision > actual.get(adapter, -1)
-        ]
+        return find_behind(expected, actual)
 
     def check(self) -> None:
         """``RegistryWentBack``, or nothing."""
         if behind := self.behind():
-            raise RegistryWentBack({one.adapter: (one.expected, one.actual) for one in behind})
+            raise went_back(behind)
 
     def accept(self, *, by: str, reason: str, known: Iterable[Rollout] = ()) -> list[Rollout]:
         """Go on from the older state, deliberately: every adapter that went back gets one event and a new revision.
@@ -82,7 +104,8 @@ class Guard:
             at = now()
             record = None if one.actual is None else self._store.rollout(name)[0]
             held = record or Rollout(adapter=name, revision=0, moved_at=at)
-            after = held.model_copy(update={"revision": max(one.expected, held.revision) + 1, "moved_at": at})
+            revision = max(one.expected.revision, held.revision) + 1
+            after = held.model_copy(update={"revision": revision, "moved_at": at})
             event = Event(
                 kind="registry_accepted",
                 adapter=name,
@@ -92,7 +115,7 @@ class Guard:
                 after=after.champion,
                 revision=after.revision,
                 live=after.live,
-                details={"expected_revision": one.expected, "actual_revision": one.actual},
+                details=one.numbers,
             )
             self._redis.sadd(keys.adapters, name)
             done = self._accept(
@@ -104,7 +127,7 @@ class Guard:
                     event.model_dump_json(),
                     at.isoformat(),
                     by,
-                    used,
+                    max(used, one.expected.versions),
                     name,
                     keys.changes,
                     microseconds(at),
@@ -112,12 +135,11 @@ class Guard:
             )
             if done:
                 return after
-            one = Behind(name, one.expected, self._store.revisions().get(name))
+            one = Behind(name, one.expected, self._store.reached().get(name))
 
     def _used(self, known: Iterable[Rollout]) -> dict[str, int]:
-        """The highest version number by adapter that a replica holds or a known rollout names."""
-        names = [name.rpartition("@") for replica in self._replicas.live() for name in replica.holds]
-        pairs = [(adapter, int(number)) for adapter, _, number in names]
+        """The highest version number by adapter that a replica knows or a known rollout names."""
+        pairs = [pair for replica in self._replicas.live() for pair in replica.highest.items()]
         for rollout in known:
             pairs += [(rollout.adapter, n) for n in (*rollout.pinned, *rollout.trail, *rollout.withdrawn)]
         highest: dict[str, int] = {}

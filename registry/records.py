@@ -469,7 +469,8 @@ class Run(Record):
 class Replica(Record):
     """A service process that is alive: what it holds and what it could not load. Its record expires by itself.
 
-    ``heard``: the number of the wish that each refusal answers (``Replicas.ask``). A field that is not known here comes
+    ``heard``: the number of the wish that each refusal answers (``Replicas.ask``). ``versions``: the highest version number of
+    each adapter that was ever seen here. A field that is not known here comes
     from a newer replica beside this one, in the middle of an upgrade, and says nothing that this one needs.
     """
 
@@ -481,7 +482,17 @@ class Replica(Record):
     refused: dict[str, str] = Field(default_factory=dict)
     heard: dict[str, int] = Field(default_factory=dict)
     revisions: dict[str, int] = Field(default_factory=dict)
+    versions: dict[str, int] = Field(default_factory=dict)
     schema_number: int = SCHEMA
+
+    @property
+    def highest(self) -> dict[str, int]:
+        """The highest version number of each adapter that it saw or holds."""
+        found = dict(self.versions)
+        for name in self.holds:
+            adapter, _, number = name.rpartition("@")
+            found[adapter] = max(int(number), found.get(adapter, 0))
+        return found
 
 
 WorkerKind = Literal["control", "score", "beat"]

@@ -29,7 +29,7 @@ from registry.policy import Policy
 from registry.records import ADAPTER_NAME, Adapter, Event, Lineage, Origin, Rollout, Training, Version, now
 from registry.replicas import Readiness, Replicas
 from registry.settings import RegistrySettings
-from registry.store import Store
+from registry.store import Reached, Store
 from registry.stores.redis import RedisStore
 from registry.text import plain
 from registry.workers import Workers
@@ -155,9 +155,9 @@ class Registry(Moves):
         """The policy of every adapter for which one was set."""
         return self.store.policies()
 
-    def revisions(self) -> dict[str, int]:
-        """The rollout's revision of every adapter."""
-        return self.store.revisions()
+    def reached(self) -> dict[str, Reached]:
+        """How far every adapter is: its rollout's revision and its highest version number."""
+        return self.store.reached()
 
     def moves_made(self) -> int:
         """Another number after every move: what a replica polls, to ask for the revisions only then. See ``Store.moves_made``."""
@@ -287,6 +287,7 @@ class Registry(Moves):
                 details={"digest": digest, "label": label, "origin": origin} | ({"source": source} if source else {}),
             )
             if added := self.store.add_version(version, registered):
+                self.guard.remember({adapter: Reached(0, added[0].version)})
                 return added
         raise RuntimeError(f"no number was free for a version of '{adapter}' in {ATTEMPTS} attempts")
 
@@ -355,7 +356,9 @@ class Registry(Moves):
     def _make(self, *args: Any, **how: Any) -> Rollout:
         """Every move: none in a registry that went back."""
         self.guard.check()
-        return super()._make(*args, **how)
+        after = super()._make(*args, **how)
+        self.guard.remember({after.adapter: Reached(after.revision, 0)})
+        return after
 
     def _adapter_or_new(self, name: str, by: str) -> Adapter:
         try:

@@ -22,6 +22,7 @@ from registry.errors import ArtifactMissing, TargetNotEmpty, WouldGoBack
 from registry.keys import Keys
 from registry.records import Rollout, now
 from registry.registry import Registry
+from registry.store import Reached
 
 INDICES = ("adapters", "runs")  # each is a key, and the kind that holds its lines
 
@@ -70,7 +71,7 @@ def restore(
         _put_records(registry, backup, target.has_keys, tell)
         accepted: list[Rollout] = []
         if lost:
-            registry.guard.remember({name: known for name, (known, _) in lost.items()})
+            registry.guard.remember({name: Reached(known, 0) for name, (known, _) in lost.items()})
             reason = reason or f"restored from {path.name}"
             accepted = registry.guard.accept(by=by, reason=reason, known=target.rollouts())
         target.forget()
@@ -99,9 +100,8 @@ class _Target:
         for replica in registry.replicas.live():
             for name, revision in replica.revisions.items():
                 self._learn(name, revision)
-            for held in replica.holds:
-                name, _, number = held.rpartition("@")
-                self._learn(name, versions=int(number))
+            for name, number in replica.highest.items():
+                self._learn(name, versions=number)
         before: Any = self._redis.hgetall(self._known_key)
         for name, numbers in before.items():
             self._learn(name, *(int(number) for number in numbers.split()))

@@ -17,6 +17,17 @@ class Answered(Record):
     rollout: Rollout
 
 
+class Reached(NamedTuple):
+    """How far an adapter is: its rollout's revision and its highest version number. Both only grow."""
+
+    revision: int
+    versions: int
+
+    def or_further(self, other: Reached) -> Reached:
+        """The further of both, number by number."""
+        return Reached(max(self.revision, other.revision), max(self.versions, other.versions))
+
+
 class Seen(NamedTuple):
     """What a mover sees at one moment: the rollout, what its operation id was answered (if it was), the policy."""
 
@@ -52,8 +63,8 @@ class Store(Protocol):
     def adapter(self, name: str) -> Adapter:
         """One adapter, or ``AdapterUnknown``."""
 
-    def revisions(self) -> dict[str, int]:
-        """The rollout's revision of every adapter, in one cheap round trip."""
+    def reached(self) -> dict[str, Reached]:
+        """How far every adapter is, in one cheap round trip."""
 
     def moves_made(self) -> int:
         """How many creations and moves there were: another number after each, counted with it. As cheap as a question can be."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from registry.errors import NotFound, RegistryDown, ShoalError, VersionRetired
@@ -45,6 +45,7 @@ class Arrivals:
         self._failures: dict[str, Failure] = {}
         self._wished: set[str] = set()  # coming because a move wants them: their loads go first
         self.versions: dict[str, Version] = {}  # records by engine name; a version never changes
+        self.highest: dict[str, int] = {}  # the highest version number of each adapter that was ever there
 
     @property
     def failures(self) -> dict[str, Failure]:
@@ -85,7 +86,13 @@ class Arrivals:
             if known.retired:
                 raise VersionRetired(adapter, number)
             self.versions[name] = known
+            self.learn({adapter: number})
         return known
+
+    def learn(self, numbers: Mapping[str, int]) -> None:
+        """Versions up to these numbers were there, by adapter: no number of them may mean other bytes."""
+        for adapter, number in numbers.items():
+            self.highest[adapter] = max(number, self.highest.get(adapter, 0))
 
     def forget(self, adapter: str, keep: Iterable[int]) -> None:
         """Ask anew for the records of an adapter's versions, but for ``keep``: any other may have been retired."""

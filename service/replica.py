@@ -64,7 +64,7 @@ class Replica:
         self._id = replica_id
         self._poll = poll_seconds
         self._known = Known(known)
-        self._saved: tuple[int, int] = (0, 0)
+        self._saved = (0, 0, 0)
         self._reconciled = 0.0
         self._reconciling: asyncio.Task[None] | None = None
         self._hint = asyncio.Event()
@@ -273,6 +273,7 @@ class Replica:
             refused=refused | unservable,
             heard=dict.fromkeys(unservable, 0) | {name: self._wishes.heard.get(name, 0) for name in refused},
             revisions={adapter: rollout.revision for adapter, rollout in self._rollouts.now.items()},
+            versions=dict(self._arrivals.highest),
         )
         await asyncio.to_thread(self._registry.replicas.beat, record, ttl=BEAT_TTL)
 
@@ -294,27 +295,31 @@ class Replica:
                 await self._arrivals.version(adapter, int(number))
 
     def _save(self) -> None:
-        current = (self._rollouts.changes, len(self._arrivals.versions))
+        rollouts, versions = list(self._rollouts.now.values()), list(self._arrivals.versions.values())
+        highest = dict(self._arrivals.highest)
+        current = (self._rollouts.changes, len(versions), sum(highest.values()))
         if current != self._saved:
-            self._known.write(list(self._rollouts.now.values()), list(self._arrivals.versions.values()))
+            self._known.write(rollouts, versions, highest)
             self._saved = current
 
     async def _remember(self) -> None:
         """What this replica last knew, held against the registry: where that is behind, what was known stands."""
         if not self._known.exists:
             return
-        rollouts, versions = await asyncio.to_thread(self._known.read)
-        self._registry.guard.remember({rollout.adapter: rollout.revision for rollout in rollouts})
+        known = await asyncio.to_thread(self._known.read)
+        self._arrivals.learn(known.highest)
+        self._registry.guard.remember(known.reached)
         behind = {one.adapter for one in await asyncio.to_thread(self._registry.guard.behind)}
         if behind:
-            self._arrivals.versions |= {v.engine_name: v for v in versions if v.adapter in behind}
-            self._rollouts.follow([rollout for rollout in rollouts if rollout.adapter in behind])
+            self._arrivals.versions |= {v.engine_name: v for v in known.versions if v.adapter in behind}
+            self._rollouts.follow([rollout for rollout in known.rollouts if rollout.adapter in behind])
             await self._background.settled()
 
     async def _restore(self) -> None:
         """Start from the last known rollouts: Redis is gone, and answering goes on."""
-        rollouts, versions = await asyncio.to_thread(self._known.read)
-        self._arrivals.versions |= {version.engine_name: version for version in versions}
-        self._rollouts.follow(rollouts)
+        known = await asyncio.to_thread(self._known.read)
+        self._arrivals.learn(known.highest)
+        self._arrivals.versions |= {version.engine_name: version for version in known.versions}
+        self._rollouts.follow(known.rollouts)
         await self._background.settled()
         log.warning("Redis is gone: %s serves the rollouts it last knew", self._id)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from registry.errors import RecordNewer, RegistryWentBack
+from registry.errors import RecordNewer
+from registry.guard import find_behind, went_back
 from registry.records import Rollout
 from registry.registry import Registry
+from registry.store import Reached
 from service.arrivals import Arrivals
 from service.background import Background
+from service.known import reached
 from service.residents import Residents
 
 log = logging.getLogger("shoal.replica")
@@ -72,33 +75,36 @@ class Rollouts:
         self._counted, self._swept = made, at
 
     async def _read_all(self) -> None:
-        known = {adapter: rollout.revision for adapter, rollout in self.now.items()}  # before the question is asked
-        revisions = await asyncio.to_thread(self._registry.revisions)
-        self._look_back(known, revisions)
-        moved = [adapter for adapter, revision in revisions.items() if not self._has(adapter, revision)]
+        known = reached(self.now.values(), self._arrivals.highest)  # before the question is asked
+        self._registry.guard.remember(known)  # whoever moves from this process need not wait for a heartbeat to tell
+        there = await asyncio.to_thread(self._registry.reached)
+        self._look_back(known, there)
+        self._arrivals.learn({adapter: at.versions for adapter, at in there.items()})
+        await self._read([adapter for adapter, at in there.items() if not self._has(adapter, at.revision)])
+
+    async def _read(self, moved: Sequence[str]) -> None:
         if len(moved) > MANY:
             every = {held.name: held.rollout for held in await asyncio.to_thread(self._registry.adapters)}
             self.follow(every[adapter] for adapter in moved if adapter in every)
-        else:
-            for adapter in moved:
-                try:
-                    self.follow([await asyncio.to_thread(self._registry.rollout, adapter)])
-                except RecordNewer as error:  # its last known rollout stands; the others are followed
-                    self._tell(adapter, error.message)
+            return
+        for adapter in moved:
+            try:
+                self.follow([await asyncio.to_thread(self._registry.rollout, adapter)])
+            except RecordNewer as error:  # its last known rollout stands
+                self._tell(adapter, error.message)
 
-    def _look_back(self, known: dict[str, int], revisions: dict[str, int]) -> None:
-        """A revision below the one that was followed: the registry went back. What is followed stands."""
-        at = {adapter: (revision, revisions.get(adapter)) for adapter, revision in known.items()}
-        behind = {name: pair for name, pair in at.items() if pair[1] is None or pair[0] > pair[1]}
-        newer = {name: why for name, why in self.problems.items() if self._moved_on(name, revisions)}
-        message = RegistryWentBack(behind).message if behind else ""
+    def _look_back(self, known: Mapping[str, Reached], there: Mapping[str, Reached]) -> None:
+        """Not as far as was known here: the registry went back. What is followed stands."""
+        behind = find_behind(known, there)
+        newer = {name: why for name, why in self.problems.items() if self._moved_on(name, there)}
+        message = went_back(behind).message if behind else ""
         if behind and not self.went_back:
             log.error("%s", message)
         self.went_back = bool(behind)
-        self.problems = newer | dict.fromkeys(behind, message)
+        self.problems = newer | {one.adapter: message for one in behind}
 
-    def _moved_on(self, adapter: str, revisions: dict[str, int]) -> bool:
-        return adapter in revisions and not self._has(adapter, revisions[adapter])
+    def _moved_on(self, adapter: str, there: Mapping[str, Reached]) -> bool:
+        return adapter in there and not self._has(adapter, there[adapter].revision)
 
     def _tell(self, adapter: str, message: str) -> None:
         if self.problems.get(adapter) != message:
@@ -226,9 +232,12 @@ class Rollouts:
             keep = {f"{adapter}@{number}" for number in self.now[adapter].pinned}
             loaded = {name for name in self._residents.loaded if name.rpartition("@")[0] == adapter}
             for name in loaded - keep:
-                version = await asyncio.to_thread(self._registry.version, adapter, int(name.rpartition("@")[2]))
-                left |= version.retired and not await self._residents.remove(name)  # long answers: again later
+                out = await self._is_out(adapter, int(name.rpartition("@")[2]))
+                left |= out and not await self._residents.remove(name)  # long answers: again later
             if not left:
                 self._to_look_at.discard(adapter)
         finally:
             self._looking_at.discard(adapter)
+
+    async def _is_out(self, adapter: str, number: int) -> bool:
+        return (await asyncio.to_thread(self._registry.version, adapter, number)).retired

@@ -12,7 +12,7 @@ from datetime import datetime
 from registry.errors import AdapterUnknown, RolloutMoved, VersionRetired, VersionUnknown
 from registry.policy import Policy
 from registry.records import Adapter, Event, Rollout, Version
-from registry.store import Answered, Seen
+from registry.store import Answered, Reached, Seen
 
 
 @dataclass
@@ -63,9 +63,10 @@ class MemoryStore:
                 rollout=line.rollout,
             )
 
-    def revisions(self) -> dict[str, int]:
+    def reached(self) -> dict[str, Reached]:
         with self._lock:
-            return {name: line.rollout.revision for name, line in sorted(self._lines.items())}
+            lines = sorted(self._lines.items())
+            return {name: Reached(line.rollout.revision, len(line.versions)) for name, line in lines}
 
     def moves_made(self) -> int:
         with self._lock:

@@ -17,7 +17,7 @@ from registry.keys import Keys
 from registry.lua import script
 from registry.policy import Policy
 from registry.records import Adapter, Event, Rollout, Version
-from registry.store import Answered, Seen
+from registry.store import Answered, Reached, Seen
 from registry.stores.memory import moved
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,8 +95,9 @@ class RedisStore:
             rollout=Rollout.model_validate_json(record),
         )
 
-    def revisions(self) -> dict[str, int]:
-        return {name: int(revision) for name, revision in self._each("rollout->revision")}
+    def reached(self) -> dict[str, Reached]:
+        rows = self._each("rollout->revision", "adapter->versions")
+        return {name: Reached(int(revision), int(versions)) for name, revision, versions in rows}
 
     def moves_made(self) -> int:
         return int(self._redis.get(self._keys.moves_made) or 0)

@@ -100,19 +100,20 @@ def test_an_adapter_is_created_once(store: Store) -> None:
     assert len(store.history("bot", 10, None)) == 1
 
 
-def test_adapters_and_revisions_are_listed_by_name(store: Store) -> None:
+def test_adapters_and_how_far_they_are_are_listed_by_name(store: Store) -> None:
     """Lists hold every adapter, in order, with its count and its rollout."""
     assert store.adapters() == []
-    assert store.revisions() == {}
+    assert store.reached() == {}
     for name in ("b", "a.b-c_d", "c"):
         create(store, name)
     add(store, 1, name="b")
     Moves(store).promote("b", 1, by="ann")
+    add(store, 2, name="b")
 
     assert [adapter.name for adapter in store.adapters()] == ["a.b-c_d", "b", "c"]
-    assert store.revisions() == {"a.b-c_d": 0, "b": 1, "c": 0}
+    assert store.reached() == {"a.b-c_d": (0, 0), "b": (1, 2), "c": (0, 0)}
     assert store.adapters()[1] == store.adapter("b")
-    assert (store.adapter("b").versions, store.adapter("b").rollout.champion) == (1, 1)
+    assert (store.adapter("b").versions, store.adapter("b").rollout.champion) == (2, 1)
 
 
 def test_every_move_is_counted_and_nothing_else(store: Store) -> None:

@@ -22,7 +22,7 @@ from registry.backup_cli import redis_of
 from registry.errors import BackupDamaged, BackupRefused, RecordNewer, TargetNotEmpty, WouldGoBack
 from registry.keys import Keys
 from registry.policy import Policy
-from registry.records import Feedback, Interaction, Run, RunSpec, now
+from registry.records import Feedback, Interaction, Replica, Run, RunSpec, now
 from registry.registry import Registry
 from registry.restore import restore
 from registry.settings import RegistrySettings
@@ -376,6 +376,21 @@ async def test_a_running_replica_follows_a_restore_into_the_redis_that_was_lost(
     await until(lambda: replica.rollouts[BOT].champion == 3)
     assert await answers(replica) == f"{BOT}@3"
     await replica.stop()
+
+
+def test_a_backup_without_a_version_that_a_replica_knows_of_is_refused(registry: Registry, tmp_path: Path) -> None:
+    """The registration lies between the backup and the loss: no revision tells of it, and no record does any more."""
+    an_adapter(registry, tmp_path)
+    back_up(registry, tmp_path / "all.tar")
+    for key in registry.redis.scan_iter(match=f"{registry.settings.namespace}:*"):
+        registry.redis.delete(key)
+    registry.replicas.beat(Replica(id="one", at=now(), revisions={BOT: 1}, versions={BOT: 4}))
+    with pytest.raises(WouldGoBack):
+        restore(registry, tmp_path / "all.tar", by="test")
+    restored = restore(registry, tmp_path / "all.tar", by="test", accept_older=True)
+    assert [rollout.revision for rollout in restored.accepted] == [3]
+    assert registry.adapter(BOT).versions == 4  # the next one is 5
+    registry.guard.check()
 
 
 def test_damaged_weights_are_told_before_a_backup_is_trusted(registry: Registry, tmp_path: Path) -> None:

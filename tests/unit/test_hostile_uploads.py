@@ -248,7 +248,7 @@ def state(registry: Registry, place: Path) -> Any:
     """Everything that a refusal must not change: records, events, and every file."""
     files = {str(path): path.stat().st_size for path in place.rglob("*") if path.is_file()}
     names = [adapter.name for adapter in registry.adapters()]
-    return files, names, registry.versions("bot"), registry.history("bot"), registry.revisions()
+    return files, names, registry.versions("bot"), registry.history("bot"), registry.reached()
 
 
 def upload(registry: Registry, content: bytes, scratch: Path) -> Any:
