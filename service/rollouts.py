@@ -8,6 +8,7 @@ requests wait for the load, and nobody is answered by the old version.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,9 +85,10 @@ class Rollouts:
 
     async def _read(self, moved: Sequence[str]) -> None:
         if len(moved) > MANY:
-            every = {held.name: held.rollout for held in await asyncio.to_thread(self._registry.adapters)}
-            self.follow(every[adapter] for adapter in moved if adapter in every)
-            return
+            with contextlib.suppress(RecordNewer):  # one by one, then: the others are followed
+                every = {held.name: held.rollout for held in await asyncio.to_thread(self._registry.adapters)}
+                self.follow(every[adapter] for adapter in moved if adapter in every)
+                return
         for adapter in moved:
             try:
                 self.follow([await asyncio.to_thread(self._registry.rollout, adapter)])

@@ -297,6 +297,22 @@ async def test_a_replica_starts_and_answers_without_redis(
         registry.close()
 
 
+async def test_one_newer_rollout_among_many_keeps_nobody_from_the_others(registry: Registry, tmp_path: Path) -> None:
+    """More adapters than are read one by one: the one that a newer Shoal wrote is told, the others are followed."""
+    names = [f"bot-{number:02}" for number in range(rollouts.MANY + 1)]
+    for name in names:
+        registry.create_adapter(name, by="test")
+    newer = registry.rollout(names[5]).model_copy(update={"schema_number": 99})
+    registry.redis.hset(Keys(registry.settings.namespace).rollout(names[5]), "record", newer.model_dump_json())
+    replica, _ = await a_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        assert sorted(replica.rollouts) == [name for name in names if name != names[5]]
+        assert "upgrade" in replica.problems[names[5]]
+    finally:
+        await replica.stop()
+
+
 async def test_a_thousand_adapters_do_not_keep_a_replica_from_starting(registry: Registry, tmp_path: Path) -> None:
     """Champions that fit are loaded, the others when they are asked for; several cold ones at once are all answered."""
     folder = write_adapter(tmp_path / "one")
