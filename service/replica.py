@@ -137,7 +137,7 @@ class Replica:
             await self._converge()
         except RegistryDown:
             self.registry_down = True
-            if not self._rollouts.now:
+            if self._known.exists or not self._rollouts.now:  # it may have gone when some were read already
                 await self._restore()
         self.ready = True
         listen = (asyncio.get_running_loop(),)
@@ -316,7 +316,7 @@ class Replica:
             await self._background.settled()
 
     async def _restore(self) -> None:
-        """Start from the last known rollouts: Redis is gone, and answering goes on."""
+        """Start from the last known rollouts, but for those that were read: Redis is gone, and answering goes on."""
         known = await asyncio.to_thread(self._known.read)
         self._arrivals.learn(known.highest)
         self._arrivals.versions |= {version.engine_name: version for version in known.versions}

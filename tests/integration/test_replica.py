@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from registry.connection import connect
-from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, VersionRetired
+from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, RegistryDown, VersionRetired
 from registry.keys import Keys
+from registry.records import Rollout
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service import rollouts
@@ -292,6 +293,42 @@ async def test_a_replica_starts_and_answers_without_redis(
     try:
         assert again.registry_down
         assert await answers(again) == f"{BOT}@1"
+    finally:
+        await again.stop()
+        registry.close()
+
+
+class Cut(Registry):
+    """A Redis that dies when an adapter of this name is read."""
+
+    last = ""
+
+    def rollout(self, adapter: str) -> Rollout:
+        if adapter == self.last:
+            raise RegistryDown("it died just now")
+        return super().rollout(adapter)
+
+
+async def test_a_redis_that_dies_while_a_replica_starts_hides_no_adapter(
+    registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """What was read before it died is followed as it was read; the others answer as they were last known."""
+    registry = Cut.open(registry_settings)
+    assert isinstance(registry, Cut)
+    an_adapter(registry, tmp_path)
+    registry.register("other", write_adapter(tmp_path / "other", seed=77), by="test")
+    registry.promote("other", 1, by="test")
+    replica, _ = await a_replica(registry, tmp_path)
+    await replica.start()
+    await replica.stop()
+    for name, version in ((BOT, 2), ("other", 1)):
+        registry.promote(name, version, by="test")
+    registry.last = "other"
+    again, _ = await a_replica(registry, tmp_path)
+    await again.start()
+    try:
+        assert await answers(again) == f"{BOT}@2"
+        assert await _released(again.hold(ModelId("other"), None)) == "other@1"
     finally:
         await again.stop()
         registry.close()
