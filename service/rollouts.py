@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from registry.errors import RecordNewer
+from registry.errors import RecordNewer, VersionUnknown
 from registry.guard import find_behind, went_back
 from registry.records import Rollout
 from registry.registry import Registry
@@ -223,7 +223,10 @@ class Rollouts:
         return any(rollout is not None and rollout.revision >= revision for rollout in held)
 
     def turn_out_retired(self) -> None:
-        """A retired version answers no more, also where it is loaded: looked at after every move, until none is left."""
+        """A version that is retired, or that an accepted, older registry lost, answers no more, also where it is loaded: looked
+        at after every move, until none is left. Not while the registry went back: what was known stands."""
+        if self.went_back:
+            return
         for adapter in self._to_look_at - self._looking_at:
             self._looking_at.add(adapter)
             self._background.spawn(self._turn_out(adapter))
@@ -242,4 +245,7 @@ class Rollouts:
             self._looking_at.discard(adapter)
 
     async def _is_out(self, adapter: str, number: int) -> bool:
-        return (await asyncio.to_thread(self._registry.version, adapter, number)).retired
+        try:
+            return (await asyncio.to_thread(self._registry.version, adapter, number)).retired
+        except VersionUnknown:
+            return True

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from registry.connection import connect
-from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, RegistryDown, VersionRetired
+from registry.errors import AdapterUnknown, ArtifactMissing, NotReady, RegistryDown, VersionRetired, VersionUnknown
 from registry.keys import Keys
 from registry.records import Rollout
 from registry.registry import Registry
@@ -496,6 +496,23 @@ async def test_a_retired_version_leaves_the_engine(registry: Registry, tmp_path:
         await asyncio.to_thread(registry.retire, BOT, 3, by="test")
         await until(lambda: f"{BOT}@3" not in residents.ready)
         with pytest.raises(VersionRetired):
+            await replica.hold(ModelId(BOT, version=3), None)
+    finally:
+        await replica.stop()
+
+
+async def test_a_version_that_the_registry_lost_leaves_the_engine(registry: Registry, tmp_path: Path) -> None:
+    """An older registry was accepted that does not know it: at the next move it is turned out, and so is what was retired."""
+    an_adapter(registry, tmp_path)
+    replica, residents = await a_replica(registry, tmp_path)
+    await replica.start()
+    try:
+        for version in (2, 3):
+            await _released(replica.hold(ModelId(BOT, version=version), None))
+        registry.redis.hdel(Keys(registry.settings.namespace).versions(BOT), "3")
+        await asyncio.to_thread(registry.retire, BOT, 2, by="test")
+        await until(lambda: residents.ready == {f"{BOT}@1"})
+        with pytest.raises(VersionUnknown):
             await replica.hold(ModelId(BOT, version=3), None)
     finally:
         await replica.stop()
