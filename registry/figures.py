@@ -14,12 +14,10 @@ from typing import Any
 
 from registry.connection import RegistryRedis
 from registry.keys import Keys
-from registry.ratings import NANO
+from registry.ratings import NANO, RATING_SUMS
 
 FIRST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the histogram of times to the first token, in seconds."""
-RATING_SUMS = ("ratings", "rating_sum", "rating_nano")
-"""The fields that the mean rating of a version is made of."""
 COMPARED = (*RATING_SUMS, "rating_square_nano", "requests", "errors", "waits", "wait_logs", "wait_log_squares")
 """What a trial is decided by. ``wait``: seconds until a user could read, the first token of a stream or the whole answer."""
 Sums = Mapping[str, float]

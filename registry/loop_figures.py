@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from registry.figures import RATING_SUMS, readable
+from registry.figures import readable
 from registry.keys import Keys
 from registry.queues import CONTROL, SCORE, queue_key, unacknowledged_key
+from registry.ratings import RATING_SUMS
 from registry.records import Event, Rollout, Run, Worker
 from registry.registry import Registry
 

@@ -9,6 +9,8 @@ THUMBS: dict[Thumbs, float] = {"up": 1.0, "down": 0.0}
 MOST_STARS = 5
 NANO = 1_000_000_000
 """Ratings are summed as whole billionths: the same sum in whatever order they came, and none is left when one is taken back."""
+RATING_SUMS = ("ratings", "rating_sum", "rating_nano")
+"""The figures of a version (``registry/figures.py``) that its mean rating is made of."""
 
 
 def rating_of_stars(stars: int) -> float:

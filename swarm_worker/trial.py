@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from registry.figures import RATING_SUMS
-from registry.ratings import NANO
+from registry.ratings import NANO, RATING_SUMS
 from registry.records import QUIET, Event, Rollout
 from swarm_worker.sequential import Stratum, Sums
 
