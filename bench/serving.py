@@ -15,7 +15,7 @@ it may (root): without, the kernel's session groups decide what is measured (doc
 - ``request_ratio_at_scale``: time to first token of one client with the full registry over without, each taken
   relative to raw vLLM's in the same minute.
 - ``redis_per_request``: Redis commands that a request causes beyond the polling that goes on anyway and the writing of
-  its record, which is off its path.
+  its record and of its version's figures, which is off its path: the latter as often a second however many requests there are.
 """
 
 from __future__ import annotations
@@ -49,7 +49,13 @@ from starter.skills import items
 
 TOKENS, MANY = 32, 32
 QUIET_SECONDS = 2.0  # vLLM's processes spin for about a second after their last answer
-RECORDING = ("set", "setex", "exec", "multi")  # what writes interactions, in batches, after the answers
+RECORDING = (
+    "set",
+    "setex",
+    "exec",
+    "multi",
+    "hincrbyfloat",
+)  # what writes interactions and figures, in batches, after the answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class Size:
 
 
 QUICK, WHOLE = Size(1, 4, 32, full=False, workers=False), Size(9, 24, 256, full=True)
-WARM_UP = Size(1, 4, 64, full=False)
+WARM_UP = Size(1, 4, 32, full=False)
 
 
 def main(

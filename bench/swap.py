@@ -46,7 +46,7 @@ from shoal.starter_pack import StarterPack
 from shoal.up import Up
 from starter.skills import SKILLS, items
 
-ADAPTER, VERSIONS, CLIENTS, TOKENS = "support-bot", 20, 4, 12
+ADAPTER, CLIENTS, TOKENS = "support-bot", 4, 12
 LOADED = re.compile(r'^shoal_adapter_changes_total\{[^}]*kind="loaded"[^}]*\} ([0-9.e+]+)', re.MULTILINE)
 
 
@@ -57,10 +57,11 @@ class Size:
     swaps: int
     rollbacks: int
     prompts: int = 2
+    versions: int = 20
     workers: bool = True
 
 
-QUICK, WHOLE = Size(12, 5, prompts=1, workers=False), Size(1000, 200)
+QUICK, WHOLE = Size(12, 5, prompts=1, versions=10, workers=False), Size(1000, 200)
 
 
 @dataclass
@@ -114,7 +115,7 @@ async def measure(home: Path, size: Size, rng: random.Random) -> Figures:
     with Up(settings, table=table) as up, Client(up.url) as client:
         await asyncio.to_thread(up.wait_ready, 600)
         phases.ended("start")
-        folders = [*pack.experts, *sums_of_two(pack.experts, VERSIONS - len(pack.experts), home / "made")]
+        folders = [*pack.experts, *sums_of_two(pack.experts, size.versions - len(pack.experts), home / "made")]
         for folder in folders:
             await asyncio.to_thread(client.import_version, ADAPTER, folder, label=folder.name)
         phases.ended("imports")
@@ -122,7 +123,7 @@ async def measure(home: Path, size: Size, rng: random.Random) -> Figures:
         phases.ended("what_each_says")
         figures = await _swap_under_load(up, client, said, size.swaps, rng)
         phases.ended("swaps")
-        figures |= await _roll_back_by_the_clock(up, client, tuple(next(iter(said.values()))), size.rollbacks, rng)
+        figures |= await _roll_back_by_the_clock(up, client, said, size.rollbacks, rng)
         phases.ended("rollbacks")
     phases.ended("stop")
     return figures | {"seconds": phases.seconds}
@@ -203,9 +204,10 @@ def _move(client: Client, champion: int, versions: int, rng: random.Random) -> i
 
 
 async def _roll_back_by_the_clock(
-    up: Up, client: Client, prompts: tuple[str, ...], rollbacks: int, rng: random.Random
+    up: Up, client: Client, said: dict[str, dict[str, str]], rollbacks: int, rng: random.Random
 ) -> Figures:
     """Each from the champion to the one before it, while clients ask for one token at a time."""
+    prompts, versions = tuple(next(iter(said.values()))), len(said)
     waiting: dict[str, asyncio.Future[float]] = {}
 
     def heard(answer: Streamed) -> None:
@@ -216,7 +218,7 @@ async def _roll_back_by_the_clock(
     async with Clients(up.url, ADAPTER, prompts, count=CLIENTS, on_answer=heard, max_tokens=1) as clients:
         for _ in range(rollbacks):
             before = client.adapter(ADAPTER)["rollout"]["champion"]
-            target = rng.choice([number for number in range(1, VERSIONS + 1) if number != before])
+            target = rng.choice([number for number in range(1, versions + 1) if number != before])
             await asyncio.to_thread(client.promote, ADAPTER, target)
             await asyncio.sleep(rng.uniform(0.3, 0.5))
             name = f"{ADAPTER}@{before}"
