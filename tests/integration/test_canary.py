@@ -15,6 +15,7 @@ from registry.policy import Policy
 from registry.records import Event, Feedback, Interaction, Replica, Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from registry.store import Reached
 from swarm_worker.canary import BY, newest_first, tend, tend_trials
 from swarm_worker.gate import spending
 from swarm_worker.run import RunDriver
@@ -503,7 +504,7 @@ def test_ratings_of_earlier_answers_decide_nothing(bots: Registry, how: str, mea
 def test_a_trial_goes_on_over_an_accepted_registry(bots: Registry) -> None:
     """The registry went back and was accepted in the middle of a trial: the run and the trial both go on, to one end."""
     driver, run = a_run(bots)
-    bots.guard.remember({BOT: bots.rollout(BOT).revision + 3})
+    bots.guard.remember({BOT: Reached(bots.rollout(BOT).revision + 3, 0)})
     bots.guard.accept(by="ann", reason="as it is")
     driver.look_after()
     assert bots.runs.get(run.id).status == "canary"
