@@ -49,13 +49,8 @@ from starter.skills import items
 
 TOKENS, MANY = 32, 32
 QUIET_SECONDS = 2.0  # vLLM's processes spin for about a second after their last answer
-RECORDING = (
-    "set",
-    "setex",
-    "exec",
-    "multi",
-    "hincrbyfloat",
-)  # what writes interactions and figures, in batches, after the answers
+# What writes interactions and figures, in batches, after the answers.
+RECORDING = ("set", "setex", "exec", "multi", "hincrbyfloat")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,9 +46,8 @@ def begin(registry: Registry, spec: RunSpec, *, by: str, after: str | None = Non
     if have < need:
         raise TooLittleFeedback(spec.adapter, have=have, need=need, counts=snapshot.counts)
     grows = growth(spec.grow, registry.runs.list(spec.adapter, limit=_LATEST), champion.version)
-    if (
-        asked_to_grow and grows is not None
-    ):  # a policy's run searches without, and says so: nobody is there to ask again
+    if asked_to_grow and grows is not None:
+        # A run whose policy asks for it searches without, and says so: nobody is there to ask again.
         _can_pay(spec, experts=len(experts) + 1, snapshot=snapshot)
     run = Run(
         id=f"run-{secrets.token_hex(5)}",

@@ -42,12 +42,8 @@ def tend_trials(registry: Registry) -> list[str]:
     An adapter whose move is refused (somebody moved first, a replica cannot follow) keeps nobody from the others.
     """
     told: list[str] = []
-    policies = registry.policies()
-    # Under any policy: one that watches no more still has to end the recheck that it left.
-    tried = {one.name for one in registry.adapters() if one.rollout.challenger is not None} if policies else set()
-    for adapter, policy in policies.items():
-        if not (adapter in tried or policy.canary.watch_champion):
-            continue
+    for adapter, policy in registry.policies().items():
+        # Under any policy: one that watches no more still has to end the recheck that it left.
         try:
             done = tend(registry, adapter, policy)
         except RegistryDown:

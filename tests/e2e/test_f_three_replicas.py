@@ -11,16 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from shoal.client import Client
 from shoal.up import Up
+from tests.asking import asked_without_pause
 from tests.stub_service import StubService, running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -59,31 +58,6 @@ def all_hold(registry: Registry, version: int) -> bool:
     return len(live) == 3 and all(f"{BOT}@{version}" in replica.holds for replica in live)
 
 
-@contextmanager
-def asked_without_pause(*urls: str) -> Iterator[list[tuple[str, float, str]]]:
-    """Every answer of every replica: who gave it, when it began, by which version."""
-    seen: list[tuple[str, float, str]] = []
-    done = threading.Event()
-
-    def keep_asking(url: str) -> None:
-        with httpx.Client(timeout=60) as client:
-            while not done.is_set():
-                began = time.monotonic()
-                answer = client.post(f"{url}/v1/completions", json=ASK)
-                seen.append((url, began, answer.headers.get("x-shoal-version", answer.text)))
-                time.sleep(0.02)
-
-    askers = [threading.Thread(target=keep_asking, args=(url,)) for url in urls]
-    for asker in askers:
-        asker.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        for asker in askers:
-            asker.join()
-
-
 def test_a_move_waits_for_all_three_and_all_three_answer_by_it(
     up: Up, client: Client, registry: Registry, stubs: list[StubService]
 ) -> None:
@@ -99,7 +73,7 @@ def test_a_move_waits_for_all_three_and_all_three_answer_by_it(
     urls = [up.url, *(stub.url for stub in stubs)]
     (late,) = stubs[1].workers()
 
-    with asked_without_pause(*urls) as seen:
+    with asked_without_pause(ASK, *urls) as seen:
         until(lambda: {url for url, _, _ in seen} == set(urls))
         champions: list[int | None] = []
 

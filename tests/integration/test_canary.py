@@ -11,6 +11,7 @@ import pytest
 
 from registry.canary_policy import CanaryPolicy
 from registry.errors import RolloutMoved
+from registry.keys import Keys
 from registry.policy import Policy
 from registry.records import Event, Feedback, Interaction, Replica, Run, RunSpec, now
 from registry.registry import Registry
@@ -460,6 +461,20 @@ def test_a_recheck_that_begins_at_that_moment_loses_no_find(
     monkeypatch.setattr("swarm_worker.run.recheck_goes_on", lambda registry, adapter: next(seen))
     _, run = a_run(watched, 3, before)
     assert (run.status, run.moving) == ("promoting", False)
+
+
+def test_one_newer_rollout_keeps_nobody_from_the_others(bots: Registry, tmp_path: Path) -> None:
+    """A record that a newer Shoal wrote is not read here; the trials of the other adapters are tended as ever."""
+    write_adapter(tmp_path / "other", seed=9)
+    bots.register("aaa", tmp_path / "other", by="test")
+    bots.promote("aaa", 1, by="test")
+    bots.set_policy("aaa", Policy(canary=CANARY), by="test")
+    newer = bots.rollout("aaa").model_copy(update={"schema_number": 99})
+    bots.redis.hset(Keys(bots.settings.namespace).rollout("aaa"), "record", newer.model_dump_json())
+    a_run(bots)
+    rate(bots, 1, 600, 0.7)
+    rate(bots, 2, 40, 0.1)
+    assert "worse" in tend_trials(bots)[0]
 
 
 @pytest.mark.parametrize("automatic", [False, True])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from tests.asking import asked_without_pause
 from tests.peft_folders import write_adapter
 from tests.stub_service import StubService, running
 
@@ -73,30 +73,15 @@ def promote(service: StubService, version: int) -> httpx.Response:
 def test_after_a_move_nobody_answers_with_the_old_version_for_more_than_a_second(three: list[StubService]) -> None:
     """Also the replica that hears no hint. Each is asked without pause; every answer that began a second or more after the
     move was given by the new version."""
-    seen: list[tuple[float, str]] = []
-    done = threading.Event()
-
-    def keep_asking(service: StubService) -> None:
-        with httpx.Client(timeout=30) as client:
-            while not done.is_set():
-                began = time.monotonic()
-                answer = client.post(f"{service.url}/v1/completions", json=ASK)
-                seen.append((began, answer.headers["x-shoal-version"]))
-
-    askers = [threading.Thread(target=keep_asking, args=(service,)) for service in three]
-    for asker in askers:
-        asker.start()
-    moved = promote(three[0], 2)
-    at = time.monotonic()
-    time.sleep(2.0)
-    done.set()
-    for asker in askers:
-        asker.join()
+    with asked_without_pause(ASK, *(service.url for service in three)) as seen:
+        moved = promote(three[0], 2)
+        at = time.monotonic()
+        time.sleep(2.0)
 
     assert moved.status_code == 200, moved.text
-    late = {version for began, version in seen if began > at + 1.0}
+    late = {version for _, began, version in seen if began > at + 1.0}
     assert late == {"bot@2"}
-    assert {version for _, version in seen} == {"bot@1", "bot@2"}
+    assert {version for _, _, version in seen} == {"bot@1", "bot@2"}
 
 
 def test_what_a_move_asked_for_ends_with_it(three: list[StubService], registry: Registry) -> None:
