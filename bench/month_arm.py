@@ -125,7 +125,7 @@ class Arm:
                 Feedback(id=f"f{next(self._ids)}", adapter=ADAPTER, version=version, messages=messages, at=at, **fields)
             )
             if self.trial is not None and version is not None and fields.get("rating") is not None:
-                self.trial.rated(version, fields["rating"])
+                self.trial.rated(version, fields["rater"], fields["rating"])
 
     # The loop ---------------------------------------------------------------------------------------------------------
 

@@ -34,16 +34,25 @@ def test_a_trial_rises_with_its_ratings_and_blames_what_is_worse() -> None:
     """The share is raised once the first share had its ratings; a version that everybody rates down is kept back."""
     trial = Trial(2, 1)
     assert not trial.rise()
-    for _ in range(POLICY.early_ratings):
-        trial.rated(2, 1.0)
-        trial.rated(1, 1.0)
+    for user in range(POLICY.early_ratings):
+        trial.rated(2, f"user-{user}", 1.0)
+        trial.rated(1, f"user-{user}", 1.0)
     assert trial.rise()
     assert trial.share == POLICY.steps[1]
     worse = Trial(2, 1)
-    for _ in range(POLICY.early_ratings):
-        worse.rated(2, 0.0)
-        worse.rated(1, 1.0)
+    for user in range(POLICY.early_ratings):
+        worse.rated(2, f"user-{user}", 0.0)
+        worse.rated(1, f"user-{user}", 1.0)
     assert worse.verdict().kind == "worse"
+
+
+def test_one_loud_user_moves_no_trial() -> None:
+    """The ratings of one person for the one version and of another for the other are two voices, however many they give."""
+    trial = Trial(2, 1)
+    for _ in range(POLICY.early_ratings):
+        trial.rated(2, "one", 0.0)
+        trial.rated(1, "other", 1.0)
+    assert trial.verdict().kind != "worse"
 
 
 def _played(loop: list[float], off: list[float]) -> dict[str, object]:
