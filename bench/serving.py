@@ -80,10 +80,12 @@ class Size:
     many: int
     full: bool
     workers: bool = True
+    counted: int = 200
+    """Requests whose Redis commands are counted."""
 
 
-QUICK, WHOLE = Size(1, 4, 32, full=False, workers=False), Size(9, 24, 256, full=True)
-WARM_UP = Size(1, 4, 32, full=False)
+QUICK, WHOLE = Size(1, 4, 32, full=False, workers=False, counted=50), Size(9, 24, 256, full=True)
+WARM_UP = Size(1, 2, 32, full=False)
 
 
 def main(
@@ -122,12 +124,12 @@ def measure(home: Path, size: Size) -> Figures:
         sides = Side("raw", raw.url, raw.model), Side("shoal", up.url, pack.adapter)
         prompts = _prompts()
         for side in sides:
-            asyncio.run(_turn(side, WARM_UP, prompts))  # first requests are not what is measured
+            asyncio.run(_turn(side, WARM_UP, prompts, quiet=0.0))  # first requests are not what is measured
         phases.ended("warm_up")
         pairs = [_pair(sides, size, prompts, turned=bool(number % 2)) for number in range(size.pairs)]
         figures = judged(pairs)
         phases.ended("pairs")
-        figures |= {"redis_per_request": _redis_per_request(up, sides[1], prompts)}
+        figures |= {"redis_per_request": _redis_per_request(up, sides[1], prompts, size.counted)}
         phases.ended("redis")
         if size.full:
             figures |= _at_scale(up, sides, size, prompts)
@@ -170,8 +172,8 @@ def _pair(sides: tuple[Side, Side], size: Size, prompts: Iterator[str], *, turne
     return turns["raw"], turns["shoal"]
 
 
-async def _turn(side: Side, size: Size, prompts: Iterator[str]) -> Turn:
-    await asyncio.sleep(QUIET_SECONDS)
+async def _turn(side: Side, size: Size, prompts: Iterator[str], quiet: float = QUIET_SECONDS) -> Turn:
+    await asyncio.sleep(quiet)
     async with session() as asking:
         alone = [(await timed(asking, side.url, side.model, next(prompts), TOKENS))[0] for _ in range(size.alone)]
         firsts: list[float] = []
@@ -186,7 +188,7 @@ async def _turn(side: Side, size: Size, prompts: Iterator[str]) -> Turn:
     return Turn(1e3 * statistics.median(alone), 1e3 * statistics.median(firsts), size.many * TOKENS / seconds)
 
 
-def _redis_per_request(up: Up, side: Side, prompts: Iterator[str], requests: int = 200) -> float:
+def _redis_per_request(up: Up, side: Side, prompts: Iterator[str], requests: int) -> float:
     """What requests add to Redis's own count of its commands, beside as many seconds without any."""
 
     async def ask_all() -> None:
