@@ -33,10 +33,9 @@ class Replicas:
     """Each replica writes its own record, which ends by itself; anybody may ask for a version."""
 
     def __init__(self, client: RegistryRedis, keys: Keys) -> None:
-        self._redis, self._asked = client, keys.asked
-        self._hold = script(client, "hold")
-        self._held = script(client, "held")
+        self._hold, self._held, self._ask = script(client, "hold"), script(client, "held"), script(client, "ask")
         self._tables = {table: [keys.until(table), keys.records(table)] for table in (_REPLICAS, _WANTED)}
+        self._wishes = [*self._tables[_WANTED], keys.asked]
 
     def beat(self, replica: Replica, ttl: float = 5.0) -> None:
         """Says that the replica is alive for ``ttl`` seconds more, and what it holds."""
@@ -55,9 +54,7 @@ class Replicas:
         """Please get this version ready: every replica reads it in ``wishes`` for ``ttl`` seconds.
 
         Answers the wish's number: a replica that refused an earlier wish tries again for a later one."""
-        number = int(self._redis.incr(self._asked))
-        self._hold(keys=self._tables[_WANTED], args=[f"{adapter}@{version}", ttl, number])
-        return number
+        return int(self._ask(keys=self._wishes, args=[f"{adapter}@{version}", ttl]))
 
     def withdraw(self, adapter: str, version: int, asked: int) -> None:
         """The wish of this number was made for a move that is over. One that somebody made since stays."""

@@ -201,9 +201,9 @@ class Replica:
         """Look at the registry now rather than at the next poll."""
         self._hint.set()
 
-    async def converge(self, adapter: str) -> None:
-        """Take in the adapter's rollout now: for the replica that made the move itself."""
-        await self._rollouts.take(await asyncio.to_thread(self._registry.rollout, adapter))
+    async def take(self, rollout: Rollout) -> None:
+        """Route by this rollout now, or by a later one that is known here: for the replica that made the move itself."""
+        await self._rollouts.take(rollout)
 
     # Keeping up -------------------------------------------------------------------------------------------------------
 

@@ -149,11 +149,11 @@ def get_history(
 @router.post("/{name}/promote")
 async def promote(name: Name, body: Promote, parts: PartsOf, caller: Caller) -> Rollout:
     """Move the champion forward, once every live replica can serve the version."""
-    async with ready(parts, name, body.version, due=await is_due(parts, name, body)):
+    async with ready(parts, name, body.version, due=await due_on(parts, name, body) is not None):
         rollout = await asyncio.to_thread(
             lambda: parts.registry.promote(name, body.version, by=caller, **body.conditions())
         )
-        return await followed(parts, name, rollout)
+        return await followed(parts, rollout)
 
 
 @router.post("/{name}/rollback")
@@ -165,8 +165,7 @@ async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) 
     how = body.conditions()
     for _ in range(RIVALS):
         target = None
-        if await is_due(parts, name, body):
-            seen = await asyncio.to_thread(parts.registry.rollout, name)
+        if (seen := await due_on(parts, name, body)) is not None:
             if body.to is not None:
                 await asyncio.to_thread(parts.registry.version, name, body.to)
             target = rules.roll_back(seen, body.to, at=seen.moved_at).champion
@@ -174,9 +173,9 @@ async def roll_back(name: Name, body: RollBack, parts: PartsOf, caller: Caller) 
         with suppress(*(() if body.expected_revision is not None else (RolloutMoved,))):
             async with ready(parts, name, target or 0, due=target is not None):
                 rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
-                return await followed(parts, name, rollout)
+                return await followed(parts, rollout)
     rollout = await asyncio.to_thread(lambda: parts.registry.roll_back(name, body.to, by=caller, **how))
-    return await followed(parts, name, rollout)
+    return await followed(parts, rollout)
 
 
 @router.post("/{name}/canary")
@@ -184,15 +183,15 @@ async def canary(name: Name, body: Canary, parts: PartsOf, caller: Caller) -> Ro
     """Put a version on trial for a share of the traffic, or end the trial."""
     if body.version is None:
         rollout = await asyncio.to_thread(lambda: parts.registry.end_canary(name, by=caller, **body.conditions()))
-        return await followed(parts, name, rollout)
+        return await followed(parts, rollout)
     number = body.version
-    async with ready(parts, name, number, due=await is_due(parts, name, body)):
+    async with ready(parts, name, number, due=await due_on(parts, name, body) is not None):
         rollout = await asyncio.to_thread(
             lambda: parts.registry.start_canary(
                 name, number, body.share, by=caller, shadow=body.shadow, **body.conditions()
             )
         )
-        return await followed(parts, name, rollout)
+        return await followed(parts, rollout)
 
 
 def _adapters(parts: Parts, who: auth.Caller, limit: int, after: str) -> list[Adapter]:
@@ -213,13 +212,15 @@ async def _promote_first(parts: Parts, name: str, version: int, *, by: str) -> N
         rollout = await asyncio.to_thread(
             lambda: parts.registry.promote(name, version, by=by, reason="the first version", expected_revision=0)
         )
-        await followed(parts, name, rollout)
+        await followed(parts, rollout)
 
 
-async def is_due(parts: Parts, name: str, body: MoveBody) -> bool:
-    """Whether the move can still happen: else, it answers as the first time, or with 409, whatever the replicas say."""
+async def due_on(parts: Parts, name: str, body: MoveBody) -> Rollout | None:
+    """The rollout that the move would change; None where it can no longer happen: it answers as the first time, or with 409,
+    whatever the replicas say."""
     seen = await asyncio.to_thread(parts.registry.store.rollout, name, body.operation_id or "")
-    return seen.answered is None and body.expected_revision in (None, seen.rollout.revision)
+    possible = seen.answered is None and body.expected_revision in (None, seen.rollout.revision)
+    return seen.rollout if possible else None
 
 
 @asynccontextmanager
@@ -230,7 +231,8 @@ async def ready(parts: Parts, name: str, version: int, *, due: bool = True) -> A
         yield
         return
     asked = asyncio.to_thread(parts.registry.ready, name, version, timeout=parts.settings.ready_timeout)
-    parts.replica.hint()
+    if f"{name}@{version}" not in parts.replica.loaded:
+        parts.replica.hint()
     seen = await asked
     try:
         yield
@@ -239,9 +241,9 @@ async def ready(parts: Parts, name: str, version: int, *, due: bool = True) -> A
             await asyncio.to_thread(parts.registry.replicas.withdraw, name, version, seen.asked)
 
 
-async def followed(parts: Parts, name: str, rollout: Rollout) -> Rollout:
+async def followed(parts: Parts, rollout: Rollout) -> Rollout:
     """This replica answers by the new rollout before the caller hears of it."""
-    await parts.replica.converge(name)
+    await parts.replica.take(rollout)
     return rollout
 
 

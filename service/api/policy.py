@@ -35,5 +35,5 @@ async def set_policy(name: Name, body: NewPolicy, parts: PartsOf, caller: Caller
     rollout = await asyncio.to_thread(
         lambda: parts.registry.set_policy(name, policy, check=check, by=caller, **body.conditions())
     )
-    await followed(parts, name, rollout)
+    await followed(parts, rollout)
     return {"policy": policy, "revision": rollout.revision}

@@ -183,8 +183,8 @@ async def test_a_move_that_overtakes_the_answer_is_not_taken_for_an_older_redis(
     loop = asyncio.get_running_loop()
 
     def moves() -> None:
-        registry.promote(BOT, 2, by="test")
-        asyncio.run_coroutine_threadsafe(replica.converge(BOT), loop).result(20)
+        moved = registry.promote(BOT, 2, by="test")
+        asyncio.run_coroutine_threadsafe(replica.take(moved), loop).result(20)
 
     try:
         registry.meanwhile = moves
