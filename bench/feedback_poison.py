@@ -44,7 +44,7 @@ FULL: dict[str, Any] = {
     "test": 300,
     "flips": (0.0, 0.1, 0.2, 0.3),
 }
-QUICK: dict[str, Any] = {"seeds": 1, "prompts": 160, "search": 40, "evaluations": 40, "test": 100, "flips": (0.0, 0.3)}
+QUICK: dict[str, Any] = {"seeds": 1, "prompts": 160, "search": 40, "evaluations": 24, "test": 100, "flips": (0.0, 0.3)}
 
 
 def measured(pack: Pack, engine: ScoringEngine, *, quick: bool) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Size:
     test: int
 
 
-FULL, QUICK = Size(3, 240, 16, 6, 200), Size(1, 160, 6, 4, 100)
+FULL, QUICK = Size(3, 240, 16, 6, 200), Size(1, 120, 5, 3, 100)
 
 
 def main(

@@ -51,6 +51,7 @@ from shoal.up import Up
 ADAPTER, CLIENTS, BATCH, REPEATED = "support-bot", 16, 500, 50
 POSTS_A_SECOND, TOKENS = 100, 16
 TRY_AGAIN_SECONDS = 0.05
+STUB_SECONDS = 0.02  # a token of a stub answer: as slow as a model of some billion parameters
 Item = dict[str, Any]
 
 
@@ -110,7 +111,7 @@ def shoal(home: Path, engine: str) -> Iterator[Up]:
 
     os.environ["SHOAL_ENGINE"] = engine
     if engine == "stub":
-        os.environ["SHOAL_ENGINE_ARGS"] = "--seconds-per-token 0.002"
+        os.environ["SHOAL_ENGINE_ARGS"] = f"--seconds-per-token {STUB_SECONDS}"
     else:
         os.environ.pop("SHOAL_ENGINE_ARGS", None)
     pack = StarterPack.found()

@@ -40,7 +40,7 @@ class Size:
     generations: int = 12
 
 
-QUICK = Size(weeks=2, per_week=300, generations=2)
+QUICK = Size(weeks=2, per_week=260, generations=1)
 TOLERANCE = 0.02
 """How much worse than without the loop a week may be: what a guard of the loop's policy would tolerate."""
 

@@ -1,7 +1,7 @@
 """A swap that nobody notices: a thousand of them under load, then rollbacks by the clock.
 
 python -m bench.swap                 1,000 swaps and 200 rollbacks; about ten minutes
-python -m bench.swap --quick         12 swaps and 5 rollbacks, no workers, fewer prompts; at most a minute on an idle machine
+python -m bench.swap --quick         8 swaps and 5 rollbacks, no workers, fewer prompts; at most a minute on an idle machine
 python -m bench.swap --json FILE     and write the figures down
 
 A real Shoal (``shoal up``: Redis, workers, BentoML, vLLM) with the starter pack and 20 versions. First every version is
@@ -61,7 +61,7 @@ class Size:
     workers: bool = True
 
 
-QUICK, WHOLE = Size(12, 5, prompts=1, versions=10, workers=False), Size(1000, 200)
+QUICK, WHOLE = Size(8, 5, prompts=1, versions=6, workers=False), Size(1000, 200)
 
 
 @dataclass

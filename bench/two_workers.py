@@ -15,10 +15,10 @@ from shoal.processes import ProcessSpec, processes
 from shoal.settings import UpSettings
 from shoal.up import Up
 
-ITEMS, GENERATIONS = 200, 10
+ITEMS = 200
 
 
-def two_worker_ratio(home: Path, *, rounds: int) -> dict[str, Any]:
+def two_worker_ratio(home: Path, *, rounds: int, generations: int = 10) -> dict[str, Any]:
     """``two_worker_ratio``: a run's scoring time, from its first search state to its last, with two workers over with one.
 
     One Shoal for each, one after the other in every round, the same run on both; everything but the scoring workers shares
@@ -31,7 +31,7 @@ def two_worker_ratio(home: Path, *, rounds: int) -> dict[str, Any]:
     took: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
-            seconds = _searched(home / f"{number}-{workers}", cores[:workers], cores[-1])
+            seconds = _searched(home / f"{number}-{workers}", cores[:workers], cores[-1], generations)
             took[workers].append(seconds)
             print(f"{workers} scoring worker{'s' * (workers > 1)}: {seconds:.2f} s", flush=True)
     ratio = statistics.median(took[2]) / statistics.median(took[1])
@@ -43,7 +43,7 @@ def two_worker_ratio(home: Path, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def _searched(home: Path, cores: list[int], other: int) -> float:
+def _searched(home: Path, cores: list[int], other: int, generations: int) -> float:
     """Seconds of searching of one run on a Shoal with a scoring worker on each of ``cores``."""
 
     def table(settings: UpSettings) -> list[ProcessSpec]:
@@ -63,7 +63,7 @@ def _searched(home: Path, cores: list[int], other: int) -> float:
         first = Story(client, "warm", QUICK)  # the workers have their base and experts when the clock starts
         first.watch()
         story = Story(
-            client, "timed", replace(QUICK, feedback=500, search_items=ITEMS, budget=GENERATIONS * 10 * ITEMS)
+            client, "timed", replace(QUICK, feedback=500, search_items=ITEMS, budget=generations * 10 * ITEMS)
         )
         story.watch()
     return story.times["confirming"] - story.times["searching"]
