@@ -12,9 +12,13 @@ class GatePolicy(BaseModel):
 
     ``correction``: ``spending`` keeps that promise however often the loop looks; ``none`` tests each look as if it were the
     only one. See docs/adaptation.md.
+
+    ``min_accepted``: of the unseen items that exact match decides on, so many must be answers that users accepted. Where all
+    are corrections the items were chosen by the champion's failures, and any change looks better.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: float = Field(default=0.95, ge=0.5, lt=1)
     correction: Literal["spending", "none"] = "spending"
+    min_accepted: int = Field(default=20, ge=0)

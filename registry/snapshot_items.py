@@ -1,7 +1,7 @@
 """What raters said of one prompt, as one item, and who decided it. Pure.
 
-Of several feedbacks by one rater (one name under one API key) on one prompt the latest counts (by time, then id); a comment
-or labels alone replace nothing. A correction is good, and the answer
+Of several feedbacks by one rater (one name under one API key) on one prompt the latest counts (by time, then id); who gives no
+name is another at every request. A comment or labels alone replace nothing. A correction is good, and the answer
 it corrects is bad if it differs; an answer rated above .5 is good, below .5 bad, at .5 says nothing; of a pair the preferred
 is good and the rejected bad. Raters of the same answer count together, by their mean (a correction that differs is a 0): who
 is alone against most is overruled, and two who contradict each other say nothing. Of what is then held to be good the
@@ -50,14 +50,19 @@ def item_digest(messages: Sequence[Message] | None, prompt: str | None) -> str:
 
 def by_prompt(feedbacks: Iterable[Feedback]) -> dict[str, list[Feedback]]:
     """The prompts by their names, each with its raters' latest feedback, oldest first."""
-    prompts: dict[str, dict[tuple[str, str], Feedback]] = defaultdict(dict)
+    prompts: dict[str, dict[tuple[str, str, str], Feedback]] = defaultdict(dict)
     for feedback in sorted(feedbacks, key=lambda feedback: (feedback.at, feedback.id)):
         judges = (feedback.rating, feedback.correction, feedback.preferred, feedback.rejected) != (None,) * 4
         if judges and (feedback.messages or feedback.prompt):
-            said, voice = prompts[item_digest(feedback.messages, feedback.prompt)], (feedback.by, feedback.rater)
+            said, voice = prompts[item_digest(feedback.messages, feedback.prompt)], _voice(feedback)
             said.pop(voice, None)  # the latest stays, in its own place
             said[voice] = feedback
     return {name: list(said.values()) for name, said in prompts.items()}
+
+
+def _voice(feedback: Feedback) -> tuple[str, str, str]:
+    nameless = feedback.rater == ANONYMOUS
+    return feedback.by, feedback.rater, (feedback.request_id or feedback.id) if nameless else ""
 
 
 def drafted(name: str, said: Sequence[Feedback]) -> Drafted | None:

@@ -18,6 +18,14 @@ from service.redaction import Redaction
 Fields = dict[str, Any]
 
 
+def rated_by_correction(said: Feedback) -> Feedback:
+    """Who says what would have been right, and rates nothing, has rated the answer all the same: 0, or 1 where it is that answer.
+    Else users who only correct what is wrong would never be heard by a trial."""
+    if said.rating is not None or said.correction is None or said.answer is None:
+        return said
+    return said.model_copy(update={"rating": float(said.correction.strip() == said.answer.strip())})
+
+
 class Intake:
     """Takes the fields of feedback (``service/feedback_body.py``). Blocks on Redis: for threads, and safe for them."""
 
@@ -67,7 +75,7 @@ class Intake:
         found: list[Feedback | ShoalError] = []
         for item, who in zip(items, callers, strict=True):
             try:
-                record = self._record(item, recorded)
+                record = rated_by_correction(self._record(item, recorded))
                 if who is not None:
                     who.need_adapter(record.adapter)
                 found.append(record)

@@ -71,7 +71,8 @@ def start_due_runs(registry: Registry, settings: WorkerSettings, memory: Memory 
             raise
         except ShoalError as error:
             log.info("no run of %s: %s", adapter.name, error.message)
-            memory.refused[adapter.name] = state
+            if error.status != 503:  # an outage passes
+                memory.refused[adapter.name] = state
         else:
             started += [run] if run else []
     return started

@@ -128,8 +128,10 @@ def _scorer() -> SliceScorer | None:
     """This process's scorer; None where its base cannot be loaded, which is said where all can read it."""
     from swarm_worker.slices import scorer  # torch loads here, in scoring workers only
 
+    settings = driver().settings
     try:
-        found = scorer(driver().registry, driver().settings)
+        with Watchdog(settings.stall_seconds).watching():  # a load that hangs would look like a worker that is well
+            found = scorer(driver().registry, settings)
     except Exception as error:
         log.exception("the base cannot be loaded")
         presence("score").troubled(f"The base cannot be loaded: {type(error).__name__}: {error}")
