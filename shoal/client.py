@@ -173,7 +173,9 @@ class Client:
 
     def promote(self, name: str, version: int, **how: Any) -> dict[str, Any]:
         """Make ``version`` the champion. ``how``, for every move: ``reason``; ``expected_revision``, which makes it
-        conditional; ``operation_id``, which makes it repeatable."""
+        conditional; ``operation_id``, a name of your own for this move, which makes it repeatable: nothing is sent again by
+        itself, so after ``Unreachable``, or an ``ApiError`` of status 500 or more, repeat the move under the same id; it is
+        made once, and without an id a rollback that had been made goes back twice."""
         return self._move(name, "promote", {"version": version, **how})
 
     def rollback(self, name: str, to: int | None = None, **how: Any) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from registry.errors import ShoalError
 from shoal.client import Client
 from shoal.errors import LocalProblem
 
@@ -22,16 +26,27 @@ Revision = Annotated[
     int | None,
     typer.Option("--expected-revision", help="Move only if the rollout is still at this revision.", show_default=False),
 ]
+OperationId = Annotated[
+    str | None,
+    typer.Option("--operation-id", help="Repeat the move of this id: it is made once.", show_default=False),
+]
 
 
 def connect(url: str | None, api_key: str | None) -> Client:
     return Client(url, api_key)
 
 
-def how(reason: str, revision: int | None) -> dict[str, str | int]:
-    """The fields of a move that were given."""
+@contextlib.contextmanager
+def moving(reason: str, revision: int | None, operation_id: str | None) -> Iterator[dict[str, str | int]]:
+    """The fields of a move that were given, and its id: whoever got no answer is told how to repeat it without doing it twice."""
+    operation = f"cli-{secrets.token_hex(8)}" if operation_id is None else operation_id
     given: dict[str, str | int] = {"reason": reason} if reason else {}
-    return given if revision is None else {**given, "expected_revision": revision}
+    try:
+        yield given | ({} if revision is None else {"expected_revision": revision}) | {"operation_id": operation}
+    except ShoalError as error:
+        if error.status >= 500:  # nobody knows whether it was made before the answer was lost
+            error.message += f" Repeat it with --operation-id {operation}: under that id it is made once."
+        raise
 
 
 def named(model: str) -> tuple[str, str | None]:

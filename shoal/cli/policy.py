@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli import output
-from shoal.cli.options import ApiKey, Json, Name, Reason, Revision, Url, connect, how
+from shoal.cli.options import ApiKey, Json, Name, OperationId, Reason, Revision, Url, connect, moving
 from shoal.errors import LocalProblem
 
 app = typer.Typer(help="Show or change what happens to an adapter by itself.", rich_markup_mode="markdown")
@@ -43,14 +43,15 @@ def set_(
     file: Annotated[Path, typer.Option("--file", help="The whole policy, YAML or JSON.", show_default=False)],
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Replace an adapter's policy by the one in a file; a field that is left out gets its default."""
     policy = _read(file)
-    with connect(url, api_key) as client:
-        _print(client.set_policy(name, policy, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _print(client.set_policy(name, policy, **how), json)
 
 
 def _read(file: Path) -> dict[str, Any]:

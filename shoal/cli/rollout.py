@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli import output
-from shoal.cli.options import ApiKey, Json, Name, Reason, Revision, Url, connect, how
+from shoal.cli.options import ApiKey, Json, Name, OperationId, Reason, Revision, Url, connect, moving
 from shoal.errors import LocalProblem
 
 VersionNumber = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its number.", show_default=False)]
@@ -18,13 +18,14 @@ def promote(
     version: VersionNumber,
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Make a version the champion: it answers all traffic. Every replica gets ready first; no request is dropped."""
-    with connect(url, api_key) as client:
-        _told(client.promote(name, version, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _told(client.promote(name, version, **how), json)
 
 
 def rollback(
@@ -32,13 +33,14 @@ def rollback(
     to: Annotated[int | None, typer.Option("--to", min=1, help="An earlier version.", show_default=False)] = None,
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Go back to the champion before this one; again: further back. At once where it is still loaded: see SHOAL_MAX_LORAS."""
-    with connect(url, api_key) as client:
-        _told(client.rollback(name, to, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _told(client.rollback(name, to, **how), json)
 
 
 def canary(
@@ -54,6 +56,7 @@ def canary(
     end: Annotated[bool, typer.Option("--end", help="End the trial that goes on.")] = False,
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
@@ -73,8 +76,8 @@ def canary(
             "Give a version (with its share, or --shadow), or end the trial: "
             f"shoal canary {name} 7 --shadow | 7 --share .05 | --end."
         )
-    with connect(url, api_key) as client:
-        _told(client.canary(name, version, share, shadow=shadow, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _told(client.canary(name, version, share, shadow=shadow, **how), json)
 
 
 def pin(
@@ -82,13 +85,14 @@ def pin(
     version: VersionNumber,
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Keep a version loaded on every replica, whoever answers, until it is unpinned."""
-    with connect(url, api_key) as client:
-        _told(client.pin(name, version, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _told(client.pin(name, version, **how), json)
 
 
 def unpin(
@@ -96,13 +100,14 @@ def unpin(
     version: VersionNumber,
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Keep a version loaded only while the rollout itself needs it."""
-    with connect(url, api_key) as client:
-        _told(client.unpin(name, version, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _told(client.unpin(name, version, **how), json)
 
 
 def retire(
@@ -110,13 +115,14 @@ def retire(
     version: VersionNumber,
     reason: Reason = "",
     expected_revision: Revision = None,
+    operation_id: OperationId = None,
     url: Url = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Never serve a version again. Its record, lineage and number stay; one that is kept loaded is refused."""
-    with connect(url, api_key) as client:
-        _told(client.retire(name, version, **how(reason, expected_revision)), json)
+    with connect(url, api_key) as client, moving(reason, expected_revision, operation_id) as how:
+        _told(client.retire(name, version, **how), json)
 
 
 def _told(rollout: dict[str, Any], json: bool) -> None:

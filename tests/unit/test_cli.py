@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Response
 from pydantic import BaseModel
 
 from registry.durations import seconds
@@ -20,7 +22,7 @@ from shoal.cli import app as cli
 from shoal.cli import plugins
 from shoal.cli.policy import DURATIONS
 from tests.unit import fake_shoal
-from tests.unit.fake_shoal import FakeShoal
+from tests.unit.fake_shoal import FakeShoal, refusal
 
 COMMANDS = ["up", "status", "version", "adapters", "versions", "history", "lineage", "promote", "rollback", "canary"]
 COMMANDS += [
@@ -67,6 +69,13 @@ def shoal(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 
 
 Shoal = Callable[..., tuple[int, str, str]]
+
+
+def asked_of(fake: FakeShoal, number: int) -> dict[str, Any]:
+    """What a move asked for, but for the id that every call of the command makes anew."""
+    body: dict[str, Any] = fake.asked[number].json
+    assert re.fullmatch("cli-[0-9a-f]{16}", body.pop("operation_id"))
+    return body
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
@@ -174,11 +183,11 @@ def test_a_policy_is_set_from_a_file(fake: FakeShoal, shoal: Shoal, tmp_path: Pa
     file = tmp_path / "policy.yaml"
     file.write_text("adapt_every: 6h\npromote: false\n")
     assert shoal("policy", "set", "bot", "--file", str(file), "--reason", "calm")[0] == 0
-    assert fake.asked[0].json == {"policy": {"adapt_every": "6h", "promote": False}, "reason": "calm"}
+    assert asked_of(fake, 0) == {"policy": {"adapt_every": "6h", "promote": False}, "reason": "calm"}
     assert "adapt_every    6h" in shoal("policy", "show", "bot")[1]
     file.write_text(shoal("policy", "show", "bot", "--yaml")[1])
     assert shoal("policy", "set", "bot", "--file", str(file))[0] == 0
-    assert fake.asked[-1].json == {"policy": policy | {"adapt_every": "6h"}}
+    assert asked_of(fake, -1) == {"policy": policy | {"adapt_every": "6h"}}
     file.write_text("just words")
     assert shoal("policy", "set", "bot", "--file", str(file))[0] == 1
 
@@ -268,8 +277,38 @@ def test_a_move_says_what_answers_now(
     fake.answers[f"POST /api/adapters/support-bot/{path}"] = fake_shoal.rollout(challenger=3, challenger_share=0.05)
     code, out, _ = shoal(*line.split())
     assert code == 0
-    assert fake.asked[0].json == body
+    assert asked_of(fake, 0) == body
     assert out == "support-bot -> version 2; support-bot@3 has 5% of the traffic (revision 4)\n"
+
+
+@pytest.mark.parametrize("lost", [refusal(503, "registry_down", "Redis is gone."), Response(status_code=502)])
+def test_a_move_whose_answer_is_lost_is_repeated_under_its_id(fake: FakeShoal, shoal: Shoal, lost: Response) -> None:
+    """Two calls are two moves. One whose answer did not arrive names the id with which it is repeated and made once."""
+    made: dict[str, int] = {}
+
+    def roll_back(asked: fake_shoal.Asked) -> Any:
+        operation = asked.json["operation_id"]
+        again = operation in made
+        revision = made.setdefault(operation, len(made) + 1)
+        return fake_shoal.rollout(revision=revision) if again else lost
+
+    fake.answers["POST /api/adapters/bot/rollback"] = roll_back
+    code, _, err = shoal("rollback", "bot")
+    assert code == 1
+    found = re.search(r"--operation-id (\S+): under that id it is made once", err)
+    assert found is not None
+    assert "(revision 1)" in shoal("rollback", "bot", "--operation-id", found[1])[1]
+    assert list(made) == [found[1]]
+    shoal("rollback", "bot")
+    assert len(made) == 2
+
+
+def test_a_move_that_was_refused_is_not_to_be_repeated(fake: FakeShoal, shoal: Shoal) -> None:
+    """A 409 says that nothing moved; a broken connection says nothing, so it names the id."""
+    fake.answers["*"] = refusal(409, "not_ready", "No replica holds it.")
+    assert shoal("promote", "bot", "2")[2] == "No replica holds it.\n"
+    err = shoal("promote", "bot", "2", "--url", "http://127.0.0.1:1", "--operation-id", "mine")[2]
+    assert "--operation-id mine" in err
 
 
 @pytest.mark.parametrize(
