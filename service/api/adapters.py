@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, JSONResponse
 from registry.archives import unpack
 from registry.errors import AdapterUnknown, BadInput, RegistryDown, RolloutMoved, TooLarge
 from registry.history import moment
+from registry.moves import How
 from registry.records import Adapter, Rollout, Version
 from service import auth
 from service.api.exports import ExportResponse
@@ -24,7 +25,7 @@ from service.api.parts import Before, Body, Caller, Limit, MoveBody, Parts, Part
 router = APIRouter(prefix="/api/adapters", tags=["adapters"])
 Name = Annotated[str, Depends(adapter_name)]
 CHUNK = 1 << 20
-RIVALS = 5  # moves that may come between a rollback and the replicas it asked, one after the other
+RIVALS = 5  # moves that may come between a move and the replicas it asked, one after the other
 
 
 class NewAdapter(Body):
@@ -98,9 +99,7 @@ async def add_version(
 
 async def registered(parts: Parts, name: str, version: Version, new: bool, *, by: str) -> JSONResponse:
     """What whoever adds a version is answered; the adapter's first one becomes its champion."""
-    if (await asyncio.to_thread(parts.registry.rollout, name)).champion is None:
-        with suppress(RolloutMoved):  # another upload was first
-            await _promote_first(parts, name, version.version, by=by)
+    await _promote_first(parts, name, version.version, by=by)
     content = {"version": version.model_dump(mode="json"), "new": new}
     return JSONResponse(content, status_code=201 if new else 200)
 
@@ -208,11 +207,18 @@ def _adapters(parts: Parts, who: auth.Caller, limit: int, after: str) -> list[Ad
 
 
 async def _promote_first(parts: Parts, name: str, version: int, *, by: str) -> None:
-    async with ready(parts, name, version):
-        rollout = await asyncio.to_thread(
-            lambda: parts.registry.promote(name, version, by=by, reason="the first version", expected_revision=0)
-        )
-        await followed(parts, rollout)
+    """Promote it, if there is no champion: from the revision at which there was none, for another upload may be faster. A pin or
+    a policy may come between, too: then there is still none, and it is tried again."""
+    for left in reversed(range(RIVALS)):
+        seen = await asyncio.to_thread(parts.registry.rollout, name)
+        if seen.champion is not None:
+            return
+        how: How = {"by": by, "reason": "the first version", "expected_revision": seen.revision}
+        with suppress(*((RolloutMoved,) if left else ())):
+            async with ready(parts, name, version):
+                rollout = await asyncio.to_thread(parts.registry.promote, name, version, **how)
+                await followed(parts, rollout)
+                return
 
 
 async def due_on(parts: Parts, name: str, body: MoveBody) -> Rollout | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry.artifacts import CONFIG, TENSORS
+from registry.policy import Policy
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from tests.hostile_archives import Build, adapter_files, config, gzipped, tarred, zip_with, zipped
@@ -51,3 +53,30 @@ async def test_a_hostile_upload_is_answered_by_its_reason(
         answer = await shoal.post(route, files={"archive": ("mine.zip", zipped(adapter_files()))})
         assert (answer.status_code, answer.json()["new"]) == (201, True)
     assert list(scratch.iterdir()) == []
+
+
+async def test_the_first_version_is_champion_whatever_moved_before_it(
+    registry: Registry, registry_settings: RegistrySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy was set before the upload, and another one comes while the replicas load the version: it answers all the same."""
+    settings = registry_settings.model_copy(update={"base": str(write_base(tmp_path / "base"))})
+    asked = Registry.ready
+
+    def meanwhile(self: Registry, *args: Any, **how: Any) -> Any:
+        found = asked(self, *args, **how)
+        if registry.rollout("bot").revision == 1:
+            registry.set_policy("bot", Policy(promote=False), by="ann")
+        return found
+
+    monkeypatch.setattr(Registry, "ready", meanwhile)
+    async with serving(settings, tmp_path / "home") as shoal:
+        await shoal.post("/api/adapters", json={"name": "bot"})
+        assert (await shoal.put("/api/adapters/bot/policy", json={"policy": {}})).status_code == 200
+        answer = await shoal.post("/api/adapters/bot/versions", files={"archive": ("a.zip", zipped(adapter_files()))})
+        assert answer.status_code == 201
+        assert [(event.kind, event.revision) for event in registry.history("bot", limit=2)] == [
+            ("promoted", 3),
+            ("policy_changed", 2),
+        ]
+        said = await shoal.post("/v1/completions", json={"model": "bot", "prompt": "x", "max_tokens": 1})
+        assert (said.status_code, said.headers["x-shoal-version"]) == (200, "bot@1")
