@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from registry.connection import RegistryRedis
-from registry.errors import BadInput, KeyUnknown
+from registry.errors import BadInput, KeyUnknown, RecordNewer
 from registry.keys import Keys
 from registry.lua import script
 from registry.records import ADAPTER_NAME, SCHEMA, AdapterName, Record, now
@@ -120,10 +120,19 @@ class ApiKeys:
         return ApiKey.model_validate_json(str(record))
 
     def every(self) -> list[ApiKey]:
-        """Every key, newest first; revoked and expired ones too."""
-        records = self._redis.hvals(self._names[_RECORDS])
-        keys = [ApiKey.model_validate_json(record) for record in records]  # type: ignore[union-attr]
-        return sorted(keys, key=lambda key: key.created_at, reverse=True)
+        """Every key that can be read here, newest first; revoked and expired ones too."""
+        return self.read()[0]
+
+    def read(self) -> tuple[list[ApiKey], dict[str, str]]:
+        """``every``, and by its id why a key cannot be read here: such a one opens nothing, and stands in no other key's way."""
+        keys, problems = [], {}
+        records: Any = self._redis.hgetall(self._names[_RECORDS])
+        for key_id, record in records.items():
+            try:
+                keys.append(ApiKey.model_validate_json(record))
+            except RecordNewer as newer:
+                problems[key_id] = newer.message
+        return sorted(keys, key=lambda key: key.created_at, reverse=True), problems
 
     def history(self, limit: int = 100) -> list[KeyEvent]:
         """What was done to keys, newest first."""

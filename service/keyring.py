@@ -9,10 +9,11 @@ import asyncio
 import json
 import logging
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from registry.api_keys import ApiKey, ApiKeys
-from registry.errors import RegistryDown
+from registry.errors import RecordNewer, RegistryDown
 from registry.files import write_atomically
 
 log = logging.getLogger("shoal.keys")
@@ -63,7 +64,10 @@ class Keyring:
             return
         # A Redis that went back knows less: a key that was seen revoked stays so.
         gone = {key.id: key for key in self._held.values() if key.revoked_at is not None}
-        self._held = {key.id: key for key in self._source.every()} | gone
+        keys, problems = self._source.read()
+        for key_id, problem in problems.items():
+            log.error("key %s opens nothing here: %s", key_id, problem)
+        self._held = {key.id: key for key in keys} | gone
         told = [key.model_dump(mode="json") for key in self._held.values()]
         try:
             write_atomically(
@@ -76,5 +80,7 @@ class Keyring:
 
     def _restore(self) -> None:
         if self._path.exists():
-            keys = (ApiKey.model_validate(value) for value in json.loads(self._path.read_bytes()))
-            self._held = {key.id: key for key in keys}
+            for value in json.loads(self._path.read_bytes()):
+                with suppress(RecordNewer):  # written before this Shoal was set back to an older one
+                    key = ApiKey.model_validate(value)
+                    self._held[key.id] = key

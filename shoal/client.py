@@ -355,6 +355,10 @@ class Client:
         """Every API key, newest first, without its secret."""
         return self._listed("GET", "/api/keys", "keys")
 
+    def key_problems(self) -> dict[str, str]:
+        """By its id why a key cannot be read by the service, and so opens nothing."""
+        return dict(self._call("GET", "/api/keys").get("problems") or {})
+
     def revoke_key(self, key_id: str, *, reason: str = "") -> dict[str, Any]:
         """The key opens nothing any more."""
         answer = self._call("DELETE", f"/api/keys/{quote(key_id, safe='')}", json={"reason": reason})

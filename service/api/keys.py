@@ -47,7 +47,9 @@ def create_key(body: NewKey, parts: PartsOf, caller: Caller) -> Any:
 
 @router.get("")
 def list_keys(parts: PartsOf, _: Caller) -> Any:
-    return {"keys": [shown(key) for key in parts.registry.api_keys.every()]}
+    """``problems``: by its id why a key cannot be read here."""
+    keys, problems = parts.registry.api_keys.read()
+    return {"keys": [shown(key) for key in keys], "problems": problems}
 
 
 @router.get("/history")

@@ -49,6 +49,7 @@ def list_(url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
     """Every key, newest first; revoked and expired ones too."""
     with connect(url, api_key) as client:
         keys = client.keys()
+        problems = {} if json else client.key_problems()
     if json:
         output.print_json(keys)
         return
@@ -64,6 +65,8 @@ def list_(url: Url = None, api_key: ApiKey = None, json: Json = False) -> None:
         for key in keys
     ]
     output.table(("id", "name", "scopes", "adapters", "created", "until"), rows, "No keys yet.")
+    for key_id, problem in problems.items():
+        output.say((f"{key_id} opens nothing: {problem}", "bold red"))
 
 
 @app.command("revoke")

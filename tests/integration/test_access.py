@@ -14,7 +14,7 @@ import httpx
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedError
 
-from registry.records import Run, RunSpec, now
+from registry.records import SCHEMA, Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.rules import OTHERWISE, Rule, rule_for
@@ -277,6 +277,26 @@ def test_a_key_revoked_elsewhere_stops_by_itself(house: House) -> None:
     while house.ask("GET", "/api/adapters", made[1]).is_success:
         assert time.monotonic() < revoked + 5
         time.sleep(0.05)
+
+
+def test_a_key_that_a_newer_shoal_wrote_stands_in_no_other_keys_way(house: House) -> None:
+    """It opens nothing and is listed as a problem; beside it keys are made, open, and are revoked."""
+    newer, token = house.registry.api_keys.create("newer", ["operate"], by="test")
+    record = newer.model_copy(update={"schema_number": SCHEMA + 1}).model_dump_json()
+    redis, names = house.registry.api_keys._redis, house.registry.api_keys._names
+    redis.hset(names["records"], newer.id, record)
+    try:
+        made = house.ask("POST", "/api/keys", ADMIN, json={"name": "beside", "scopes": ["operate"]})
+        assert made.status_code == 201
+        assert house.ask("GET", "/api/adapters", made.json()["token"]).is_success
+        listed = house.ask("GET", "/api/keys", ADMIN).json()
+        assert "upgrade" in listed["problems"][newer.id]
+        assert made.json()["key"]["id"] in {key["id"] for key in listed["keys"]}
+        assert house.ask("DELETE", f"/api/keys/{made.json()['key']['id']}", ADMIN).status_code == 200
+        assert house.ask("GET", "/api/adapters", made.json()["token"]).status_code == 401
+        assert house.ask("GET", "/api/adapters", token).status_code == 401
+    finally:
+        redis.hdel(names["records"], newer.id)
 
 
 def test_a_key_with_a_rate_is_told_when_to_try_again(house: House) -> None:

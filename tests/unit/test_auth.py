@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from contextlib import nullcontext
@@ -14,8 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from registry.api_keys import ApiKey, hash_of
-from registry.errors import BadInput, Forbidden, TooMany, Unauthorized
-from registry.records import now
+from registry.errors import BadInput, Forbidden, RegistryDown, TooMany, Unauthorized
+from registry.records import SCHEMA, now
 from service.auth import Auth
 from service.keyring import Keyring
 from service.limits import Rates
@@ -36,8 +37,8 @@ class Source:
     def revision(self) -> int:
         return len(self.keys)
 
-    def every(self) -> list[ApiKey]:
-        return list(self.keys)
+    def read(self) -> tuple[list[ApiKey], dict[str, str]]:
+        return list(self.keys), {}
 
 
 def key(**fields: Any) -> ApiKey:
@@ -152,17 +153,31 @@ def test_a_key_that_was_seen_revoked_stays_so_when_redis_goes_back(tmp_path: Pat
         assert not held.valid(now())
 
 
+def test_a_key_on_disk_that_a_newer_shoal_wrote_keeps_no_other_out(tmp_path: Path) -> None:
+    """Set back to an older version while Redis is gone, Shoal opens to the keys that it can read."""
+    kept = [key(id="b" * 12).model_dump(mode="json") | {"schema_number": SCHEMA + 1}, key().model_dump(mode="json")]
+    (tmp_path / "keys.json").write_text(json.dumps(kept))
+
+    class Gone(Source):
+        def revision(self) -> int:
+            raise RegistryDown
+
+    ring = Keyring(Gone(), tmp_path / "keys.json", every=1.0)  # type: ignore[arg-type]
+    asyncio.run(ring.start())
+    assert (ring.get("a" * 12) is not None, ring.get("b" * 12)) == (True, None)
+
+
 def test_a_look_that_began_before_a_key_was_revoked_does_not_bring_it_back(tmp_path: Path) -> None:
     """Two threads look; the one that read the keys first is the slower one. The key is as the later one read it."""
     read, go_on = threading.Event(), threading.Event()
 
     class Slow(Source):
-        def every(self) -> list[ApiKey]:
-            keys = super().every()
+        def read(self) -> tuple[list[ApiKey], dict[str, str]]:
+            found = super().read()
             if not read.is_set():
                 read.set()
                 assert go_on.wait(10)
-            return keys
+            return found
 
     source = Slow(key())
     ring = Keyring(source, tmp_path / "keys.json", every=1.0)  # type: ignore[arg-type]

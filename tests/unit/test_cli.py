@@ -320,6 +320,15 @@ def test_a_canary_that_is_half_told_is_explained(fake: FakeShoal, shoal: Shoal, 
     assert "--share .05 | --end" in err
 
 
+def test_keys_are_listed_and_one_that_cannot_be_read_is_told(fake: FakeShoal, shoal: Shoal) -> None:
+    key = {"id": "k1", "name": "ci", "scopes": ["infer"], "adapters": None, "created_at": "2026-11-23T18:57:10Z"}
+    key |= {"revoked_at": None, "expires_at": None}
+    fake.answers["GET /api/keys"] = {"keys": [key], "problems": {"k2": "A newer Shoal wrote it."}}
+    _, row, problem = shoal("keys", "list")[1].splitlines()
+    assert row.split() == ["k1", "ci", "infer", "all", "2026-11-23T18:57:10", "-"]
+    assert problem == "k2 opens nothing: A newer Shoal wrote it."
+
+
 def test_import_says_what_comes_next(fake: FakeShoal, shoal: Shoal, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     fake.answers["POST /api/adapters"] = fake_shoal.adapter()
