@@ -68,14 +68,14 @@ def restore(
 ) -> None:
     """Make records and weights as FILE has them. Every byte is checked first; what is newer is not lost silently."""
     from registry import restore as restoring
-    from registry.text import plain
+    from registry.text import a_reason
 
     if check:
         with _bar() as tell:
             manifest = restoring.check(file, tell)
         _print(as_json, f"{file} is whole: {_told(manifest)}.", _counted(manifest))
         return
-    plain(reason, "reason", 2000)
+    a_reason(reason)
     with _registry(home) as registry, _bar() as tell:
         done = restoring.restore(
             registry,

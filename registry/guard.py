@@ -21,6 +21,7 @@ from registry.records import Event, Rollout, now
 from registry.replicas import Replicas
 from registry.store import Reached, Store
 from registry.stores.redis import microseconds
+from registry.text import a_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Guard:
         after it, which every replica follows as it follows any move; none went back: nothing happens. An adapter that
         vanished is there again, without versions. Repeated after a failure, it does what is left.
         """
+        a_reason(reason)
         used = self._used(known)
         return [self._accepted(one, used.get(one.adapter, 0), by=by, reason=reason) for one in self.behind()]
 

@@ -13,12 +13,13 @@ from registry.errors import BadInput, OperationReused, RolloutMoved
 from registry.policy import Policy
 from registry.records import Event, EventKind, Rollout, now
 from registry.store import Answered, Seen, Store
+from registry.text import a_reason
 
 ATTEMPTS = 1000  # every lost race is somebody else's move, so this many in a row mean something is broken
 
 
 class How(TypedDict, total=False):
-    """What every move takes: who, why, from which revision, under which id, and figures for the history."""
+    """What every move takes: who, why (``a_reason``), from which revision, under which id, and figures for the history."""
 
     by: Required[str]
     reason: str
@@ -156,6 +157,7 @@ class Moves:
     def _make(self, adapter: str, move: _Move, how: How) -> Rollout:
         # An id of our own, too: a change whose answer was lost on the wire is sent again by the client library.
         operation_id = _checked(how.get("operation_id")) or f"once-{uuid.uuid4().hex}"
+        a_reason(how.get("reason", ""))
         expected = how.get("expected_revision")
         for _ in range(ATTEMPTS):
             seen = self.store.rollout(adapter, operation_id)

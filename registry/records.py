@@ -18,6 +18,7 @@ from registry.guard_policy import Guard
 from registry.ratings import Thumbs
 from registry.record import SCHEMA, Record
 from registry.snapshot_filter import SnapshotFilter
+from registry.text import one_line
 
 ADAPTER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 AdapterName = Annotated[str, StringConstraints(pattern=rf"^{ADAPTER_NAME.pattern}$")]
@@ -251,7 +252,8 @@ class Event(Record):
     def __str__(self) -> str:
         sentence = _FIRST if self.kind == "promoted" and self.before is None else _SENTENCES[self.kind]
         words = sentence.format(**self.model_dump())
-        return f"{words}: {self.reason}" if self.reason else words
+        # One line, also of a note of several, and of events of before reasons were checked.
+        return f"{words}: {one_line(self.reason)}" if self.reason else words
 
 
 class Message(Record):

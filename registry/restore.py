@@ -23,6 +23,7 @@ from registry.keys import Keys
 from registry.records import Rollout, now
 from registry.registry import Registry
 from registry.store import Reached
+from registry.text import one_line
 
 INDICES = ("adapters", "runs")  # each is a key, and the kind that holds its lines
 
@@ -72,7 +73,7 @@ def restore(
         accepted: list[Rollout] = []
         if lost:
             registry.guard.remember({name: Reached(known, 0) for name, (known, _) in lost.items()})
-            reason = reason or f"restored from {path.name}"
+            reason = reason or one_line(f"restored from {path.name}")
             accepted = registry.guard.accept(by=by, reason=reason, known=target.rollouts())
         target.forget()
         return Restored(backup.manifest, tuple(accepted), target.has_keys)

@@ -10,15 +10,33 @@ _BIDI = set(
     "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )  # turn the order of what is shown
 _UNSEEN = set("\u200b\u2060\ufeff")
-_BREAKS = set("\n\t")
+_BREAKS = set("\n\t\u2028\u2029")
+_ODD = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
+LONGEST_REASON = 2000
 
 
-def plain(value: str, field: str, most: int) -> str:
-    """``value``, or ``BadInput`` that names ``field``: too long, control or invisible characters, a turned direction."""
+def plain(value: str, field: str, most: int, *, lines: bool = True) -> str:
+    """``value``, or ``BadInput`` that names ``field``: too long, control or invisible characters, a turned direction. Not
+    ``lines``: a break is odd, too."""
     if len(value) > most:
         raise BadInput(f"'{field}' has {len(value)} characters, at most {most} are kept.", field=field)
     for character in value:
-        hidden = character in _BIDI or character in _UNSEEN
-        if hidden or (unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn") and character not in _BREAKS):
+        if _odd(character) and not (lines and character in _BREAKS):
             raise BadInput(f"'{field}' holds U+{ord(character):04X}, which cannot be shown as what it is.", field=field)
     return value
+
+
+def a_reason(value: str) -> str:
+    """Why something was moved: one line, for it ends a line of the history. ``BadInput``."""
+    return plain(value, "reason", LONGEST_REASON, lines=False)
+
+
+def one_line(text: str, most: int = LONGEST_REASON) -> str:
+    """Text of wherever it comes from, as a reason may be: breaks become blanks, what cannot be shown a mark, and it is cut."""
+    if not text.isprintable():
+        text = "".join(" " if one in _BREAKS or one == "\r" else "\ufffd" if _odd(one) else one for one in text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _odd(character: str) -> bool:
+    return character in _BIDI or character in _UNSEEN or unicodedata.category(character) in _ODD

@@ -24,6 +24,7 @@ from registry.policy import Policy
 from registry.records import Event, Feedback, Rollout, now
 from registry.registry import Registry
 from registry.standing import standing
+from registry.text import one_line
 from swarm_worker.champion_watch import fallen
 from swarm_worker.gate import spending
 from swarm_worker.raters import Rated, design_effect, rated_during, rating_sums
@@ -193,7 +194,7 @@ class _Tended:
             details |= {"gate": run.decision or {}, "formula": run.formula}
         return {
             "by": BY,
-            "reason": verdict.reason,
+            "reason": one_line(verdict.reason),  # it may repeat what a replica said
             "expected_revision": self.rollout.revision,
             "operation_id": f"canary-{self.rollout.revision}:{move}",
             "details": details,

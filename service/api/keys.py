@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from registry.api_keys import ApiKey
-from service.api.parts import Body, Caller, Parts, PartsOf
+from service.api.parts import Body, Caller, Parts, PartsOf, Why
 
 router = APIRouter(prefix="/api/keys", tags=["keys"])
 
@@ -26,7 +26,7 @@ class NewKey(Body):
 
 
 class Reason(Body):
-    reason: str = Field(default="", max_length=2000)
+    reason: Why = ""
 
 
 @router.post("", status_code=201)

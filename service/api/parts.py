@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from registry.errors import BadInput
 from registry.records import ADAPTER_NAME
 from registry.registry import Registry
+from registry.text import a_reason
 from service import auth
 from service.bell import Bell
 from service.gate import caller_of
@@ -48,12 +49,15 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Why = Annotated[str, AfterValidator(a_reason)]  # asked at the door: a move may wait for replicas first
+
+
 class MoveBody(Body):
     """What every move of a rollout takes."""
 
     expected_revision: int | None = None
     operation_id: str | None = None
-    reason: str = ""
+    reason: Why = ""
 
     def conditions(self) -> dict[str, Any]:
         return {

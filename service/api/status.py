@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
 
 from registry.errors import RegistryDown
-from service.api.parts import Body, Caller, PartsOf, Who
+from service.api.parts import Body, Caller, PartsOf, Who, Why
 from service.engine import EngineError
 
 router = APIRouter(prefix="/api/status", tags=["status"])
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/status", tags=["status"])
 class Acceptance(Body):
     """Why the older state is the right one to go on from."""
 
-    reason: str = Field(min_length=1, max_length=2000)
+    reason: Annotated[Why, Field(min_length=1)]
 
 
 @router.post("/accept-registry")

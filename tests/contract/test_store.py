@@ -339,6 +339,24 @@ def test_an_operation_id_stands_for_one_move(store: Store) -> None:
     assert moves.retire("bot", 2, by="ann", operation_id="gone") == gone
 
 
+@pytest.mark.parametrize(
+    "reason", ["x" * 2001, "good\n2026 r9 bob promoted bot", "\x1b[2J", "\u202egood", "\u2028", "\ud800"]
+)
+def test_a_reason_is_one_line_that_can_be_shown(store: Store, reason: str) -> None:
+    """Of every move, whoever makes it; what is refused moves nothing."""
+    moves = stocked(store)
+    moves.promote("bot", 1, by="ann", reason="x" * 2000)
+    for move in (
+        lambda: moves.promote("bot", 2, by="ann", reason=reason),
+        lambda: moves.pin("bot", 2, by="ann", reason=reason),
+        lambda: moves.retire("bot", 2, by="ann", reason=reason),
+        lambda: moves.set_policy("bot", Policy(promote=False), by="ann", reason=reason),
+    ):
+        with pytest.raises(BadInput, match="'reason'"):
+            move()
+    assert store.rollout("bot").rollout.revision == 1
+
+
 def test_what_is_pinned_is_known_and_stays(store: Store) -> None:
     """Unknown and retired versions are not pinned; a pinned one is not retired until it is unpinned."""
     moves = stocked(store)

@@ -166,6 +166,17 @@ def test_errors_have_the_shape_of_their_path(house: House) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
 
 
+def test_a_reason_that_is_no_line_is_refused_at_the_door(house: House) -> None:
+    """422 that names it, before any replica is asked to load what the move is to; nothing moves."""
+    before = house.registry.rollout("bot")
+    for reason in ("x" * 2001, "good\n2026 r9 bob promoted bot", "\x1b[2J", "\u202egood"):
+        for move in ("promote", "pin", "retire"):
+            body = {"version": 1, "reason": reason}
+            refused = house.ask("POST", f"/api/adapters/bot/{move}", ADMIN, json=body)
+            assert (refused.status_code, refused.json()["error"]["details"]["field"]) == (422, "reason")
+    assert house.registry.rollout("bot") == before
+
+
 @pytest.mark.parametrize(
     ("scope", "may"),
     [

@@ -292,8 +292,13 @@ def test_a_replica_that_cannot_follow_keeps_the_champion(bots: Registry) -> None
     bots.replicas.beat(replica)
     assert tend_trials(bots) == []
     assert (BOT, 2) in bots.replicas.wanted()
-    bots.replicas.beat(replica.model_copy(update={"refused": {"bot@2": "no memory"}}))
+    told = (
+        "no memory\n\x1b" + "x" * 3000
+    )  # an engine's own words: they are made a reason, on one line and no longer than one
+    bots.replicas.beat(replica.model_copy(update={"refused": {"bot@2": told}}))
     assert "a replica cannot serve it: one: no memory" in tend_trials(bots)[0]
+    reason = bots.history(BOT, limit=1)[0].reason
+    assert (len(reason), reason.isprintable()) == (2000, True)
     assert bots.rollout(BOT).champion == 1
     assert bots.rollout(BOT).withdrawn == ()
 

@@ -68,6 +68,15 @@ def test_an_event_reads_as_a_sentence(fields: dict, sentence: str) -> None:
     assert str(Event(adapter="bot", at=AT, by="ann", reason="it is better", revision=1, **fields)) == sentence
 
 
+def test_an_event_is_one_line_whatever_its_reason_holds() -> None:
+    """A note has lines, and reasons were not always checked: nobody writes a second line into the history, or turns its text."""
+    reason = "good\n2026 r9 bob promoted bot\x1b[2J\u202e" + "x" * 5000
+    told = str(Event(kind="retired", adapter="bot", at=AT, by="ann", reason=reason, revision=1, version=2))
+    assert told.startswith("ann retired bot@2: good 2026 r9 bob promoted bot\ufffd[2J\ufffdxxx")
+    assert len(told) < 2100
+    assert told.isprintable()
+
+
 def test_messages_ignore_what_they_do_not_need() -> None:
     """Chat messages come with more fields than are kept."""
     assert Message.model_validate({"role": "user", "content": "hi", "name": "x"}) == Message(role="user", content="hi")
