@@ -22,6 +22,7 @@ key (after the namespace)              type    holds
 ``interaction:{ID}``                   string  an Interaction as JSON; expires
 ``{:replicas}:until`` / ``:records``   zset /  replica id -> the second its record ends / a Replica as JSON
                                        hash
+``{:replicas}:silent``                 zset    replica id -> the second its ended record is dropped
 ``{:wanted}:until`` / ``:records``     zset /  engine name -> the second the wish ends / the wish's number
                                        hash
 ``{:rollouts}:moves``                  string  how many creations and moves of rollouts there were: replicas poll it
@@ -120,6 +121,10 @@ class Keys:
 
     def records(self, table: str) -> str:
         return f"{self.namespace}:{{:{table}}}:records"
+
+    @property
+    def silent(self) -> str:
+        return f"{self.namespace}:{{:replicas}}:silent"
 
     def artifacts(self, part: str) -> str:
         return f"{self.namespace}:{{:artifacts}}:{part}"

@@ -302,10 +302,10 @@ class Registry(Moves):
     def ready(self, adapter: str, version: int, timeout: float = 60.0) -> Readiness:
         """Asks every live replica to get the version ready and waits until all are.
 
-        ``NotReady``, with the reason of each, when one refuses or ``timeout`` seconds are over. No live replica: ready
-        at once, there is nobody to ask. The wish stands for some seconds more, so that the version stays loaded until the
-        caller's move; who has moved takes it back (``replicas.withdraw``), else versions of moves long made push each
-        other out.
+        ``NotReady``, with the reason of each, when one refuses or ``timeout`` seconds are over. No live replica, and none
+        that was until just now: ready at once, there is nobody to ask. The wish stands for some seconds more, so that the
+        version stays loaded until the caller's move; who has moved takes it back (``replicas.withdraw``), else versions of
+        moves long made push each other out.
         """
         if self.version(adapter, version).retired:
             raise VersionRetired(adapter, version)

@@ -10,13 +10,17 @@ from registry.lua import script
 from registry.records import Replica
 
 _REPLICAS, _WANTED = "replicas", "wanted"
+SILENT_SECONDS = 5.0
+"""How long a move waits for a replica whose record has ended, from when that is first seen: after an outage of Redis none has
+said that it is alive, and all are about to. One that was killed holds a move up for no longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """How far the live replicas are with a version: ids that hold it, that do not yet, that could not (and why).
 
-    ``asked``: the number of the wish that this answers."""
+    ``waiting`` names those as well that have just fallen silent and did not hold it. ``asked``: the number of the wish that
+    this answers."""
 
     ready: list[str]
     waiting: list[str]
@@ -25,7 +29,7 @@ class Readiness:
 
     @property
     def complete(self) -> bool:
-        """Every live replica holds it; true as well when none is alive: there is nobody to ask."""
+        """Every replica that counts holds it; true as well when there is none: nobody to ask."""
         return not self.waiting and not self.refused
 
 
@@ -34,8 +38,10 @@ class Replicas:
 
     def __init__(self, client: RegistryRedis, keys: Keys) -> None:
         self._hold, self._held, self._ask = script(client, "hold"), script(client, "held"), script(client, "ask")
+        self._alive = script(client, "alive")
         self._tables = {table: [keys.until(table), keys.records(table)] for table in (_REPLICAS, _WANTED)}
         self._wishes = [*self._tables[_WANTED], keys.asked]
+        self._heartbeats = [*self._tables[_REPLICAS], keys.silent]
 
     def beat(self, replica: Replica, ttl: float = 5.0) -> None:
         """Says that the replica is alive for ``ttl`` seconds more, and what it holds."""
@@ -47,8 +53,17 @@ class Replicas:
 
     def live(self) -> list[Replica]:
         """Those whose record has not ended, by id. One round trip."""
-        held = self._held(keys=self._tables[_REPLICAS])
-        return sorted((Replica.model_validate_json(record) for record in held[1::2]), key=lambda replica: replica.id)
+        return self._heard()[0]
+
+    def _heard(self) -> tuple[list[Replica], list[Replica]]:
+        """Those whose record has not ended, and those of which it has lately; both by id."""
+        told = self._alive(keys=self._heartbeats, args=[SILENT_SECONDS])
+        heard: tuple[list[Replica], list[Replica]] = ([], [])
+        for record, ended in zip(told[::2], told[1::2], strict=True):
+            heard[int(ended)].append(Replica.model_validate_json(record))
+        for replicas in heard:
+            replicas.sort(key=lambda replica: replica.id)
+        return heard
 
     def ask(self, adapter: str, version: int, ttl: float = 120.0) -> int:
         """Please get this version ready: every replica reads it in ``wishes`` for ``ttl`` seconds.
@@ -72,9 +87,10 @@ class Replicas:
 
     def readiness(self, adapter: str, version: int, asked: int = 0) -> Readiness:
         """How far the live replicas are. A replica that holds it counts as ready, whatever it refused before; a refusal
-        counts where it answers wish ``asked`` or a later one."""
+        counts where it answers wish ``asked`` or a later one. One that has just fallen silent is waited for, unless it held
+        the version when it was last heard of: a way back stays quick while a replica is being replaced."""
         name = f"{adapter}@{version}"
-        live = self.live()
+        live, silent = self._heard()
         refused = {
             replica.id: replica.refused[name]
             for replica in live
@@ -82,5 +98,6 @@ class Replicas:
         }
         ready = [replica.id for replica in live if name in replica.holds]
         waiting = [replica.id for replica in live if replica.id not in ready and replica.id not in refused]
+        waiting += [replica.id for replica in silent if name not in replica.holds]
         refused = {replica: why for replica, why in refused.items() if replica not in ready}
         return Readiness(ready, waiting, refused, asked)

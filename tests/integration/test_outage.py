@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+import shutil
 import signal
 import tarfile
 import time
@@ -17,8 +19,10 @@ import pytest
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.app import make_app
+from service.replica import BEAT_TTL
 from starter.pack import load_pack
 from tests.redis_server import RedisServer
+from tests.served_app import serving
 from tests.stub_service import StubService
 
 BOT = "bot"
@@ -137,6 +141,27 @@ def test_without_redis_answers_go_on_writes_are_told_and_feedback_outlives_a_kil
     finally:
         service.stop()
         registry.close()
+
+
+async def test_a_move_right_after_an_outage_asks_the_replica(
+    redis_process: RedisServer, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """Redis was away for longer than a heartbeat lives: a version that cannot be loaded is refused as before, not promoted
+    because nobody has said since that it is alive."""
+    settings = registry_settings.model_copy(update={"redis_url": redis_process.url})
+    registry = Registry.open(settings)
+    for name in ("shift", "sort"):
+        version, _ = registry.register(BOT, PACK.experts[name], by="test")
+    registry.promote(BOT, 1, by="test")
+    async with serving(settings, tmp_path / "home") as shoal:
+        shutil.rmtree(str(registry.artifacts.place.path(version.digest)))
+        redis_process.kill()
+        await asyncio.sleep(BEAT_TTL + 1)
+        await asyncio.to_thread(redis_process.start)  # nothing of the service is held up until it answers
+        answer = await shoal.post(f"/api/adapters/{BOT}/promote", json={"version": 2}, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_ready"), answer.text
+    assert registry.rollout(BOT).champion == 1
+    registry.close()
 
 
 def back(registry: Registry) -> bool:

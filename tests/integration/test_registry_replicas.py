@@ -89,6 +89,37 @@ def test_readiness_is_what_live_replicas_say(registry: Registry) -> None:
     assert not seen.complete
 
 
+def test_a_replica_that_fell_silent_is_waited_for_a_while(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record has ended, as all have after an outage of Redis: it is listed no more, and waited for until it beats, says
+    goodbye, or its time is over, which begins when its end is first seen. One that held the version holds up nobody."""
+    monkeypatch.setattr("registry.replicas.SILENT_SECONDS", 0.3)
+    for id_ in ("back", "killed", "leaving"):
+        registry.replicas.beat(alive(id_, "bot@2"), ttl=0.1)
+    time.sleep(0.6)
+
+    assert registry.replicas.readiness("bot", 1).waiting == ["back", "killed", "leaving"]
+    assert registry.replicas.live() == []
+    assert registry.replicas.readiness("bot", 2).complete
+    registry.replicas.beat(alive("back", "bot@1"))
+    registry.replicas.gone("leaving")
+    assert registry.replicas.readiness("bot", 1).waiting == ["killed"]
+    time.sleep(0.35)
+    seen = registry.replicas.readiness("bot", 1)
+    assert (seen.ready, seen.complete) == (["back"], True)
+
+
+def test_a_replica_that_was_killed_holds_a_move_up_for_seconds(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move is not ready at once where a replica has just fallen silent, and is once its time is over."""
+    monkeypatch.setattr("registry.replicas.SILENT_SECONDS", 0.5)
+    stocked.replicas.beat(alive("killed"), ttl=0.01)
+    time.sleep(0.05)
+    with pytest.raises(NotReady, match="killed: not ready"):
+        stocked.ready("bot", 1, timeout=0.1)
+    assert stocked.ready("bot", 1, timeout=10).complete
+
+
 def test_ready_waits_for_every_live_replica(stocked: Registry) -> None:
     """The version is asked for, and the wait ends when the last replica holds it."""
     stocked.replicas.beat(alive("a", "bot@1"))
