@@ -126,6 +126,9 @@ class Rollouts:
 
     async def take(self, rollout: Rollout) -> None:
         """Move to one rollout; returns when requests are routed by it, or by a later one."""
+        coming = self._coming.get(rollout.adapter)
+        if coming is not None and coming.revision > rollout.revision:
+            rollout = coming  # a call that is repeated brings its old answer: what is under way by now stays pinned
         if not self._knows(rollout):
             self._coming[rollout.adapter] = rollout
             self.pin()

@@ -485,6 +485,33 @@ async def test_a_slow_load_of_one_adapter_holds_up_no_other(registry: Registry, 
         await replica.stop()
 
 
+async def test_an_old_answer_displaces_nothing_newer_that_is_under_way(registry: Registry, tmp_path: Path) -> None:
+    """A call that is repeated brings the rollout of then while a later one is being loaded: the later champion stays pinned,
+    and who brought the old one hears when requests are routed by the later."""
+    an_adapter(registry, tmp_path)
+    replica, residents = await a_replica(registry, tmp_path)
+    let_go, fetch, digest = threading.Event(), registry.artifacts.fetch, registry.version(BOT, 3).digest
+
+    def fetch_slowly(wanted: str) -> Path:
+        if wanted == digest:
+            let_go.wait(30)
+        return fetch(wanted)
+
+    registry.artifacts.fetch = fetch_slowly  # type: ignore[method-assign]  # a slow disk
+    try:
+        await replica.take(registry.rollout(BOT))
+        old, new = (registry.promote(BOT, version, by="test") for version in (2, 3))
+        newer = asyncio.create_task(replica.take(new))
+        await asyncio.sleep(0)
+        await replica.take(old)
+        assert f"{BOT}@3" in residents.pinned
+        assert replica.rollouts[BOT] == new
+        await newer
+    finally:
+        let_go.set()
+        await replica.stop()
+
+
 async def test_a_retired_version_leaves_the_engine(registry: Registry, tmp_path: Path) -> None:
     """Loaded because somebody named it, then retired: it is turned out, and refused from then on."""
     an_adapter(registry, tmp_path)
