@@ -9,18 +9,19 @@ from typing import Any
 
 from fastapi import Request
 
-from registry.errors import ArtifactMissing, NotFound, ShoalError
+from registry.errors import ArtifactMissing, NotFound, RegistryDown, ShoalError
 from registry.records import Interaction as Recorded
 from registry.records import Message
 from service import request_log
 from service.api.parts import Parts
+from service.arrivals import ARRIVAL_ERRORS
 from service.auth import Caller
 from service.engine import Engine, EngineError
 from service.exchanges import Exchange
 from service.gate import caller_of
-from service.openai_api import Admission, Route
+from service.openai_api import Admission, NotAdmitted, Route
 from service.residents import NoRoom, ResidentError
-from service.routing import parse
+from service.routing import ModelId, parse
 from service.shadow import Shadow
 from service.spans import RequestSpan, Spans
 
@@ -51,19 +52,12 @@ class ShoalGateway:
         if named is None or not caller.sees(named.adapter):
             raise _unknown(model)  # to a key that is limited, other adapters are as unknown as those that are not there
         try:
-            held = await self._replica.hold(named, session)
+            number = self._replica.choose(named, session)  # here, so that the one that fails can be named
+            held = await self._replica.hold(ModelId(named.adapter, number), session)
         except NotFound as error:
             raise _unknown(model) from error
-        except NoRoom as error:
-            raise EngineError(503, "no_room", f"{error.name} cannot be loaded now: {error.reason}", "model") from error
-        except ResidentError as error:
-            raise EngineError(
-                409, "version_not_servable", f"{error.name} cannot be served: {error.reason}", "model"
-            ) from error
-        except ArtifactMissing as error:
-            raise EngineError(503, error.code, error.message, "model") from error
-        except ShoalError as error:
-            raise EngineError(error.status, error.code, error.message, "model") from error
+        except ARRIVAL_ERRORS as error:
+            raise _refused(f"{named.adapter}@{number}", error) from error
         return Admission(Route(held.name, held.name), held.lease)
 
     async def models(self, request: Request) -> list[dict[str, Any]]:
@@ -134,6 +128,18 @@ def _caller(request: Request) -> Caller:
         return caller_of(request.scope)
     except ShoalError as error:
         raise EngineError(error.status, "invalid_api_key", error.message) from error
+
+
+def _refused(version: str, error: ShoalError | ResidentError | EngineError) -> EngineError:
+    """What the client is told; NotAdmitted where it is the version that failed, and not Redis."""
+    if isinstance(error, NoRoom):
+        return NotAdmitted(version, 503, "no_room", f"{error.name} cannot be loaded now: {error.reason}")
+    if isinstance(error, ResidentError):
+        return NotAdmitted(version, 409, "version_not_servable", f"{error.name} cannot be served: {error.reason}")
+    status = 503 if isinstance(error, ArtifactMissing) else error.status
+    if status >= 500 and not isinstance(error, RegistryDown):
+        return NotAdmitted(version, status, error.code, error.message)
+    return EngineError(status, error.code, error.message, "model")
 
 
 def _unknown(model: str) -> EngineError:

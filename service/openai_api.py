@@ -54,13 +54,22 @@ class Admission:
     lease: Lease | None
 
 
+class NotAdmitted(EngineError):
+    """A version was chosen, and cannot answer: counted as a request of ``version`` that failed."""
+
+    def __init__(self, version: str, status: int, code: str | None, message: str) -> None:
+        super().__init__(status, code, message, "model")
+        self.version = version
+
+
 class Gateway(Protocol):
     """What the routes need of the service. ``admit`` chooses and holds in one step: nothing may be unloaded between."""
 
     engine: Engine
 
     async def admit(self, request: Request, model: str, session: str | None) -> Admission:
-        """Let a request in: authorise, choose the version, make it ready if it is not, hold it. Raises EngineError."""
+        """Let a request in: authorise, choose the version, make it ready if it is not, hold it. Raises EngineError;
+        NotAdmitted where it was the chosen version that failed."""
 
     async def models(self, request: Request) -> list[dict[str, Any]]:
         """The models that this caller may ask for, as OpenAI's model objects."""
@@ -160,37 +169,45 @@ async def _answered(
 ) -> Response:
     body = await _body(request)
     model, session = body["model"], _session(body, request)
-    admission = await gateway.admit(request, model, session)
-    route, lease = admission.route, admission.lease
-    logs.bind(version=route.label)
-    headers = {**_ids(request_id), **route.headers, VERSION_HEADER: route.label}
-    record = _Record(
-        Exchange(
+
+    def record(version: str, started: float, clock: float) -> _Record:
+        exchange = Exchange(
             request_id=request_id,
             model=model,
-            version=route.label,
+            version=version,
             session=session,
             prompt=prompt_of(body),
             sampling=sampling_of(body),
-            started=time.time(),
-        ),
-        tell,
-    )
+            started=started,
+        )
+        return _Record(exchange, tell, clock)
+
+    arrived = time.time(), time.monotonic()
+    try:
+        admission = await gateway.admit(request, model, session)
+    except NotAdmitted as error:
+        logs.bind(version=error.version)
+        record(error.version, *arrived).failed(error.message)
+        return error_response(error, {**_ids(request_id), VERSION_HEADER: error.version})
+    route, lease = admission.route, admission.lease
+    logs.bind(version=route.label)
+    headers = {**_ids(request_id), **route.headers, VERSION_HEADER: route.label}
+    told = record(route.label, time.time(), time.monotonic())
     streaming = False
     try:
         answer = await _until_client_leaves(request, ask(body, route.name, request_id))
         if isinstance(answer, dict):
-            record.answered(answer)
+            told.answered(answer)
             return JSONResponse(answer, headers=headers)
-        response = LeasedStreamingResponse(record.watch(answer), lease, headers, record.streamed)
+        response = LeasedStreamingResponse(told.watch(answer), lease, headers, told.streamed)
         streaming = True
         return response
     except EngineError as error:
         if error.status >= 500:
-            record.failed(error.message)
+            told.failed(error.message)
         return error_response(error, headers)
     except ClientDisconnect:
-        record.failed(None)
+        told.failed(None)
         raise
     finally:
         if lease is not None and not streaming:
@@ -200,10 +217,10 @@ async def _answered(
 class _Record:
     """Collects one exchange; telling it is put off until the event loop has nothing more urgent."""
 
-    def __init__(self, exchange: Exchange, tell: Callable[[Exchange], None]) -> None:
+    def __init__(self, exchange: Exchange, tell: Callable[[Exchange], None], clock: float) -> None:
         self._exchange = exchange
         self._tell = tell
-        self._clock = time.monotonic()
+        self._clock = clock
         self._first: float | None = None
         self._events: list[str] = []
         self._ended = False

@@ -172,23 +172,26 @@ class Replica:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
+    def choose(self, model: ModelId, session: str | None) -> int:
+        """The number of the version that ``model`` means now. Raises AdapterUnknown, NotFound."""
+        if model.version is not None:
+            return model.version
+        if (rollout := self._rollouts.now.get(model.adapter)) is None:
+            raise AdapterUnknown(model.adapter)
+        if (number := choose(rollout, model.selector, session)) is None:
+            place = "champion yet" if model.selector == "rollout" else f"{model.selector} now"
+            raise NotFound(f"'{model.adapter}' has no {place}.", adapter=model.adapter)
+        return number
+
     async def hold(self, model: ModelId, session: str | None) -> Held:
         """A lease on the version that ``model`` means, loaded first if it is not.
 
         Raises AdapterUnknown, VersionUnknown, VersionRetired, ResidentError, EngineError; RegistryDown for a version that this
         replica never heard of while Redis is gone.
         """
-        number = model.version
-        rollout = self._rollouts.now.get(model.adapter)
-        if rollout is not None:
+        number = self.choose(model, session)
+        if model.adapter in self._rollouts.now:
             self._rollouts.asked[model.adapter] = time.monotonic()
-        if number is None:
-            if rollout is None:
-                raise AdapterUnknown(model.adapter)
-            number = choose(rollout, model.selector, session)
-            if number is None:
-                place = "champion yet" if model.selector == "rollout" else f"{model.selector} now"
-                raise NotFound(f"'{model.adapter}' has no {place}.", adapter=model.adapter)
         name = f"{model.adapter}@{number}"
         # No await between choosing a version and holding it: a swap cannot come between.
         if (lease := self._residents.hold(name)) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from registry.artifacts import TENSORS
@@ -28,6 +29,26 @@ async def test_check_and_collect_answer_what_the_registry_finds(
         refused = await shoal.post("/api/artifacts/gc", json={"grace_seconds": 1})
         assert refused.status_code == 422
         assert "grace_seconds" in refused.json()["error"]["message"]
+
+
+async def test_a_version_whose_bytes_are_lost_has_failed_its_requests(
+    registry: Registry, registry_settings: RegistrySettings, tmp_path: Path
+) -> None:
+    """On trial, it fails everybody it was chosen for: each is a request of it and an error. A version that is not there, and one
+    that is retired, have none."""
+    for number in range(3):
+        version, _ = registry.register("bot", write_adapter(tmp_path / f"v{number}", seed=number), by="test")
+    registry.promote("bot", 1, by="test")
+    registry.start_canary("bot", 3, 1.0, by="test")
+    registry.retire("bot", 2, by="test")
+    shutil.rmtree(str(registry.artifacts.place.path(version.digest)))
+    async with serving(registry_settings, tmp_path / "home") as shoal:
+        for model, status in (("bot@1", 200), ("bot", 503), ("bot@3", 503), ("bot@2", 409), ("bot@9", 404)):
+            body = {"model": model, "prompt": "hello", "max_tokens": 1}
+            answer = await shoal.post("/v1/completions", json=body)
+            assert answer.status_code == status, answer.text
+    counted = registry.figures.read("bot")
+    assert {version: (of["requests"], of["errors"]) for version, of in counted.items()} == {1: (1, 0), 3: (2, 2)}
 
 
 async def test_the_engine_is_asked_what_it_holds(

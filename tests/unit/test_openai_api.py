@@ -16,7 +16,7 @@ from service.engine import EngineError, EngineSettings, EngineUnavailable
 from service.engines.stub import StubEngine
 from service.exchanges import Exchange
 from service.leases import Leases
-from service.openai_api import Admission, Route, openai_router
+from service.openai_api import Admission, NotAdmitted, Route, openai_router
 from service.openai_path import OpenAIPath
 from tests.contract.tiny_adapter import make_adapter
 
@@ -36,6 +36,8 @@ class OneAdapterGateway:
         self.sessions.append(session)
         if model == "base":
             return Admission(Route(None, "base"), None)
+        if model == "broken":
+            raise NotAdmitted("bot@8", 503, "artifact_missing", "It cannot be read.")
         if model != "bot":
             raise EngineError(404, "model_not_found", f"The model `{model}` does not exist.", "model")
         return Admission(Route("bot@7", "bot@7", {"x-shoal-role": "champion"}), self.leases.hold("bot@7"))
@@ -170,6 +172,19 @@ async def test_engine_trouble_is_a_503_that_may_be_tried_again(
     await asyncio.sleep(0)
     assert gateway.told[0].aborted
     assert gateway.leases.all() == {}
+
+
+async def test_a_version_that_cannot_be_made_ready_has_failed_a_request(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway
+) -> None:
+    """The version is named in the answer, and the gateway is told of an error of it; a model that is not there is nobody's."""
+    answer = await client.post("/v1/chat/completions", json=chat(model="broken"))
+    assert (answer.status_code, answer.headers["x-shoal-version"]) == (503, "bot@8")
+    assert answer.json()["error"]["code"] == "artifact_missing"
+    assert (await client.post("/v1/chat/completions", json=chat(model="nobody"))).status_code == 404
+    await asyncio.sleep(0)
+    (told,) = gateway.told
+    assert (told.model, told.version, told.aborted, told.error) == ("broken", "bot@8", True, "It cannot be read.")
 
 
 async def test_what_nobody_foresaw_is_a_500_without_its_insides(
