@@ -25,12 +25,12 @@ def moment(text: str) -> datetime:
     """A time as people write it, ISO 8601; without an offset it is UTC. ``BadInput``."""
     try:
         at = datetime.fromisoformat(text.strip())
-    except ValueError as wrong:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError) as wrong:  # the latter: in UTC it lies before the year 1, or after 9999
         raise BadInput(
             f"'{text[:80]}' is not a time. Write it like 2026-11-23T18:57:10Z, or 2026-11-23T18:57:10+01:00.",
             field="at",
         ) from wrong
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def live_at(store: Store, adapter: str, at: datetime) -> LiveAt:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
+
+from pydantic_core import to_json
 
 from registry.errors import BadInput
 
@@ -36,6 +39,15 @@ def one_line(text: str, most: int = LONGEST_REASON) -> str:
     if not text.isprintable():
         text = "".join(" " if one in _BREAKS or one == "\r" else "\ufffd" if _odd(one) else one for one in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def encodable(value: Any) -> Any:
+    """What was read from JSON, or ``ValueError``: a parser takes half a surrogate pair, and nothing can write it down again."""
+    try:
+        to_json(value)
+    except ValueError:
+        raise ValueError("it holds half a surrogate pair, which is no character, or is nested too deeply") from None
+    return value
 
 
 def _odd(character: str) -> bool:

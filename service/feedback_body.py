@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from registry.ratings import MOST_STARS, THUMBS, Thumbs, rating_of_stars
 from registry.records import ANONYMOUS, AdapterName, Message, now
-from service.api.parts import Body
+from service.api.parts import Shape
 from service.auth import Caller
 
 MOST = 1000
@@ -24,7 +24,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Fields = dict[str, Any]
 
 
-class FeedbackBody(Body):
+class FeedbackBody(Shape):
     """One judgement of one answer: by request id, or with the prompt and the answer inline."""
 
     id: str | None = Field(default=None, min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")
@@ -78,6 +78,8 @@ class FeedbackBody(Body):
                 raise ValueError(f"'{scales[0]}' without a 'request_id' needs the 'answer' that it rates")
         if self.sampling is not None and len(to_json(self.sampling)) > MOST_SAMPLING:
             raise ValueError(f"'sampling' takes more than {MOST_SAMPLING} bytes")
+        if self.at is not None and self.at.year == 1:
+            raise ValueError("'at' lies in the year 1, which may be none in UTC")
         if self.at is not None and self.at > now() + AHEAD:
             raise ValueError("'at' lies in the future")
         return self
@@ -104,14 +106,14 @@ class FeedbackBody(Body):
         return {} if self.thumbs is None else {"rating": THUMBS[self.thumbs]}
 
 
-class Batch(Body):
+class Batch(Shape):
     """Up to a thousand at once: all or none; with ``partial`` each by itself."""
 
     items: list[FeedbackBody] = Field(min_length=1, max_length=MOST)
     partial: Literal[False] = False
 
 
-class PartialBatch(Body):
+class PartialBatch(Shape):
     """A batch of which each item is taken or refused by itself; they are read one by one."""
 
     items: list[Any] = Field(min_length=1, max_length=MOST)

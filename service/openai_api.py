@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from registry import logs
+from registry.text import encodable
 from service.engine import Answer, Engine, EngineError
 from service.exchanges import Exchange, choices_of, prompt_of, read_events, sampling_of
 from service.leases import Lease, LeasedStreamingResponse
@@ -302,7 +303,7 @@ async def _body(request: Request) -> dict[str, Any]:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        body = json.loads(await request.body(), parse_constant=refuse)
+        body = encodable(json.loads(await request.body(), parse_constant=refuse))
     except (ValueError, RecursionError) as error:
         raise EngineError(400, "invalid_json", f"The body is not valid JSON: {error}") from error
     if not isinstance(body, dict):

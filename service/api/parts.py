@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from registry.errors import BadInput
 from registry.records import ADAPTER_NAME
 from registry.registry import Registry
-from registry.text import a_reason
+from registry.text import a_reason, encodable
 from service import auth
 from service.bell import Bell
 from service.gate import caller_of
@@ -43,10 +43,19 @@ class Parts:
     tally: Tally
 
 
-class Body(BaseModel):
-    """A request body: a field that it does not know is an error, never ignored."""
+class Shape(BaseModel):
+    """What a caller sends: a field that it does not know is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Body(Shape):
+    """A request body as FastAPI reads it: text that nobody could store or send back is refused before anything is done."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encodable(cls, given: Any) -> Any:
+        return encodable(given)
 
 
 Why = Annotated[str, AfterValidator(a_reason)]  # asked at the door: a move may wait for replicas first

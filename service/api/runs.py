@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import StreamingResponse
 
 from registry.adaptation import begin
 from registry.records import AdapterName, Run, RunSpec
+from registry.text import encodable
 from service import auth
 from service.api.parts import Caller, Parts, PartsOf, Who, page
 
@@ -20,7 +22,7 @@ KEEP_ALIVE_SECONDS = 5.0
 
 
 @router.post("", status_code=201)
-def start_run(spec: RunSpec, parts: PartsOf, caller: Caller, who: Who) -> Run:
+def start_run(spec: Annotated[RunSpec, BeforeValidator(encodable)], parts: PartsOf, caller: Caller, who: Who) -> Run:
     """Freeze a snapshot of the adapter's feedback and search on it. The workers take it from here."""
     who.need_adapter(spec.adapter)
     run = begin(parts.registry, spec, by=caller)

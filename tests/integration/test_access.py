@@ -177,6 +177,39 @@ def test_a_reason_that_is_no_line_is_refused_at_the_door(house: House) -> None:
     assert house.registry.rollout("bot") == before
 
 
+def test_text_that_is_no_text_is_the_callers_mistake(house: House) -> None:
+    """Half a surrogate pair, anywhere in a body of JSON: 422 under /api, 400 under /v1, and nothing is done. A time that is none
+    in UTC is 422 and named."""
+    half = "\\ud800"
+    bodies = {
+        "/api/adapters": {"name": half},
+        "/api/adapters/bot/promote": {"version": 1, "operation_id": half},
+        "/api/adapters/bot/rollback": {"to": 1, "reason": half},
+        "/api/adapters/bot/canary": {"version": None, half: 1},
+        "/api/adapters/bot/versions/import": {"source": half},
+        "/api/keys": {"name": "x", "scopes": [half], "adapters": [half], "raters": [half]},
+        "/api/status/accept-registry": {"reason": half},
+        "/api/runs": {"adapter": "bot", "reason": half},
+        "/api/feedback": {"adapter": "bot", "prompt": half, "answer": "x", "rating": 1},
+        "/v1/completions": {"model": half, "prompt": "x"},
+        "/v1/chat/completions": {"model": "bot", "messages": [{"role": "user", "content": half}]},
+    }
+    before = house.registry.rollout("bot")
+    for path, body in bodies.items():
+        told = house.ask("POST", path, ADMIN, content=json.dumps(body).replace("\\\\", "\\"))
+        assert told.status_code == (400 if path.startswith("/v1/") else 422), path
+        assert shape_of(told) == shape_under(path)
+    for path, body in {"policy": {"policy": {"x": half}}, "guards/sums": {"suite": {"name": half}}}.items():
+        told = house.ask("PUT", f"/api/adapters/bot/{path}", ADMIN, content=json.dumps(body).replace("\\\\", "\\"))
+        assert told.status_code == 422, path
+    assert house.registry.rollout("bot") == before
+    early = {"at": "0001-01-01T00:00:00+23:59"}
+    told = house.ask("GET", "/api/adapters/bot/history", ADMIN, params=early)
+    assert (told.status_code, told.json()["error"]["details"]["field"]) == (422, "at")
+    judged = {"adapter": "bot", "prompt": "x", "answer": "x", "rating": 1}
+    assert house.ask("POST", "/api/feedback", ADMIN, json=judged | early).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("scope", "may"),
     [

@@ -21,7 +21,9 @@ def test_a_time_without_an_offset_is_utc(text: str) -> None:
     assert moment(text) == START
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "12:00"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01", "12:00", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"]
+)
 def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(BadInput, match="2026-11-23T18:57:10Z"):
         moment(text)

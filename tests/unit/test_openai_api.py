@@ -138,6 +138,8 @@ async def test_a_session_is_the_header_or_else_the_user(client: httpx.AsyncClien
         (b"[]", 400, "invalid_json", None),
         (b"[" * 100_000, 400, "invalid_json", None),
         (b'{"model": "bot", "temperature": NaN}', 400, "invalid_json", None),
+        (b'{"model": "\\ud800", "messages": []}', 400, "invalid_json", None),
+        (b'{"model": "bot", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "invalid_json", None),
         (b'{"messages": []}', 400, None, "model"),
         (b'{"model": "nobody", "messages": []}', 404, "model_not_found", "model"),
         (b'{"model": "bot", "messages": "hi"}', 400, None, "messages"),
