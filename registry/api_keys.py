@@ -31,8 +31,9 @@ _RECORDS, _REVISION, _HISTORY = "records", "revision", "history"
 
 
 class ApiKey(Record):
-    """What is kept of a key. ``adapters``: those it is limited to (None: all); ``rate``: requests a second; ``raters``: those
-    that it may give feedback for (None: any)."""
+    """What is kept of a key. ``adapters``: those it is limited to (None: all); ``rate``: requests a second; ``max_body_mb``: the
+    largest body of a request, where that is less than the service takes; ``raters``: those that it may give feedback for (None:
+    any)."""
 
     id: str
     name: str
@@ -40,6 +41,7 @@ class ApiKey(Record):
     scopes: tuple[Scope, ...]
     adapters: tuple[AdapterName, ...] | None = None
     rate: float | None = Field(default=None, gt=0)
+    max_body_mb: float | None = Field(default=None, gt=0)
     raters: tuple[str, ...] | None = None
     created_at: datetime
     created_by: str
@@ -69,6 +71,7 @@ class ApiKeys:
         by: str,
         adapters: Sequence[str] | None = None,
         rate: float | None = None,
+        max_body_mb: float | None = None,
         days: float | None = None,
         raters: Sequence[str] | None = None,
     ) -> tuple[ApiKey, str]:
@@ -94,6 +97,7 @@ class ApiKeys:
                 scopes=tuple(dict.fromkeys(scopes)),  # type: ignore[arg-type]  # checked above
                 adapters=None if adapters is None else tuple(dict.fromkeys(adapters)),
                 rate=rate,
+                max_body_mb=max_body_mb,
                 raters=None if raters is None else tuple(dict.fromkeys(raters)),
                 created_at=at,
                 created_by=by,

@@ -34,6 +34,7 @@ class Caller:
     adapters: frozenset[str] | None = None  # None: every adapter
     rate: float | None = None
     raters: tuple[str, ...] | None = None
+    max_body: int | None = None  # bytes
 
     def speaks_for(self, rater: str | None) -> str | None:
         """The rater whose feedback this is: the one that is named, or the only one that the key speaks for. ``Forbidden``."""
@@ -102,6 +103,7 @@ class Auth:
             None if key.adapters is None else frozenset(key.adapters),
             key.rate,
             key.raters,
+            None if key.max_body_mb is None else int(key.max_body_mb * (1 << 20)),
         )
 
 

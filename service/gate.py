@@ -68,6 +68,7 @@ class Gatekeeper:
         if rate := caller.rate or self.rate:
             self.rates.take(caller.key, rate)
         most = self.max_upload if _UPLOAD.fullmatch(path) else self.max_body
+        most = most if caller.max_body is None else min(most, caller.max_body)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
@@ -153,5 +154,7 @@ def caller_of(scope: Scope) -> Caller:
 
 def _too_large(most: int) -> TooLarge:
     return TooLarge(
-        f"The body is larger than {most >> 20} MiB (SHOAL_MAX_BODY_MB, for uploads SHOAL_MAX_UPLOAD_MB).", limit=most
+        f"The body is larger than {most / (1 << 20):.4g} MiB (SHOAL_MAX_BODY_MB, for uploads SHOAL_MAX_UPLOAD_MB, or the key's "
+        "own limit).",
+        limit=most,
     )

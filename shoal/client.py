@@ -342,13 +342,15 @@ class Client:
         *,
         adapters: Iterable[str] | None = None,
         rate: float | None = None,
+        max_body_mb: float | None = None,
         days: float | None = None,
         raters: Iterable[str] | None = None,
     ) -> dict[str, Any]:
         """A new API key: ``{"key", "token"}``. The token is told this once. Scopes: infer, feedback, operate, admin;
-        ``raters``: the only ones that it gives feedback for."""
+        ``rate``: requests a second; ``max_body_mb``: the largest body of one; ``raters``: the only ones
+        that it gives feedback for."""
         body = {"name": name, "scopes": list(scopes), "adapters": None if adapters is None else list(adapters)}
-        limits = _given(rate=rate, days=days, raters=None if raters is None else list(raters))
+        limits = _given(rate=rate, max_body_mb=max_body_mb, days=days, raters=None if raters is None else list(raters))
         return self._call("POST", "/api/keys", json={**body, **limits})
 
     def keys(self) -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ router = APIRouter(prefix="/api/keys", tags=["keys"])
 
 
 class NewKey(Body):
-    """``adapters``: the only ones that the key is for; ``rate``: requests a second; ``days``: how long it is valid; ``raters``:
-    the only ones that it gives feedback for."""
+    """``adapters``: the only ones that the key is for; ``rate``: requests a second; ``max_body_mb``: the largest body of
+    a request; ``days``: how long it is valid; ``raters``: the only ones that it gives feedback for."""
 
     name: str
     scopes: list[str]
     adapters: list[str] | None = None
     rate: float | None = Field(default=None, gt=0, le=1e6)
+    max_body_mb: float | None = Field(default=None, gt=0, le=1e6)
     days: float | None = None
     raters: list[str] | None = None
 
@@ -38,6 +39,7 @@ def create_key(body: NewKey, parts: PartsOf, caller: Caller) -> Any:
         by=caller,
         adapters=body.adapters,
         rate=body.rate,
+        max_body_mb=body.max_body_mb,
         days=body.days,
         raters=body.raters,
     )

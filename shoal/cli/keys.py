@@ -27,6 +27,10 @@ def create(
         list[str] | None, typer.Option("--rater", help="The only raters that it gives feedback for. Repeatable.")
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="Requests a second.", show_default=False)] = None,
+    max_body_mb: Annotated[
+        float | None,
+        typer.Option("--max-body-mb", help="The largest body of a request, in megabytes.", show_default=False),
+    ] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="After 90d, 12h, ...", show_default=False)] = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -35,7 +39,13 @@ def create(
     """Make a key. Its token is printed once and kept nowhere."""
     with connect(url, api_key) as client:
         made = client.create_key(
-            name, scope, adapters=adapter or None, rate=rate, days=_days(expires), raters=rater or None
+            name,
+            scope,
+            adapters=adapter or None,
+            rate=rate,
+            max_body_mb=max_body_mb,
+            days=_days(expires),
+            raters=rater or None,
         )
     if json:
         output.print_json(made)

@@ -366,6 +366,25 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(house: Ho
     assert house.ask("POST", "/v1/completions", ADMIN, json={"model": "bot", "prompt": "hi"}).is_success
 
 
+def test_a_key_may_be_held_to_smaller_bodies(house: House) -> None:
+    """413 in the shape of the path for what any other key may send, with a length and without; also of uploads. A larger limit
+    than the service's own changes nothing."""
+    small, large = (house.key("infer", "operate", max_body_mb=most) for most in (0.25, 100))
+    body = json.dumps({"model": "bot", "prompt": "x" * (1 << 19), "max_tokens": 1}).encode()
+    assert house.ask("POST", "/v1/completions", large, content=body).is_success
+    for content in (body, iter([body[: 1 << 18], body[1 << 18 :]])):
+        told = house.ask("POST", "/v1/completions", small, content=content)
+        assert (told.status_code, shape_of(told)) == (413, shape_under("/v1/completions"))
+    told = house.ask("POST", "/api/adapters/bot/versions", small, files={"archive": ("a.zip", body)})
+    assert (told.status_code, told.json()["error"]["details"]["limit"]) == (413, 1 << 18)
+    assert house.ask("POST", "/v1/completions", large, content=body * 3).status_code == 413
+    fitting = {"model": "bot", "prompt": "x", "max_tokens": 1}
+    assert house.ask("POST", "/v1/completions", small, json=fitting).is_success
+    for wrong in (0, -1):
+        limits = {"name": "x", "scopes": ["infer"], "max_body_mb": wrong}
+        assert house.ask("POST", "/api/keys", ADMIN, json=limits).status_code == 422
+
+
 def test_vllms_own_routes_lead_nowhere(house: House) -> None:
     """Also with the admin key: no way to load, pause, or rewrite the engine from outside."""
     for path in VLLM_ROUTES:

@@ -320,6 +320,13 @@ def test_a_canary_that_is_half_told_is_explained(fake: FakeShoal, shoal: Shoal, 
     assert "--share .05 | --end" in err
 
 
+def test_a_key_is_made_with_its_limits(fake: FakeShoal, shoal: Shoal) -> None:
+    fake.answers["POST /api/keys"] = {"key": {"id": "k1"}, "token": "shoal_k1_x"}
+    shoal("keys", "create", "ci", "--scope", "infer", "--rate", "2", "--max-body-mb", "0.5", "--expires", "12h")
+    limits = {"rate": 2.0, "max_body_mb": 0.5, "days": 0.5}
+    assert fake.asked[0].json == {"name": "ci", "scopes": ["infer"], "adapters": None, **limits}
+
+
 def test_keys_are_listed_and_one_that_cannot_be_read_is_told(fake: FakeShoal, shoal: Shoal) -> None:
     key = {"id": "k1", "name": "ci", "scopes": ["infer"], "adapters": None, "created_at": "2026-11-23T18:57:10Z"}
     key |= {"revoked_at": None, "expires_at": None}
