@@ -66,7 +66,7 @@ def cancel_run(run_id: str, parts: PartsOf, caller: Caller, who: Who) -> Run:
 @router.get("/{run_id}/events")
 async def run_events(run_id: str, request: Request, parts: PartsOf, who: Who) -> StreamingResponse:
     """Server-sent events: the run at every change, until it ends. An event's id is the run's revision: a reader that comes back
-    with ``Last-Event-ID``, as browsers do, is told what came after it."""
+    with ``Last-Event-ID``, as browsers do, is told what came after it. A replica that is told to stop ends the stream."""
     # Unknown is a 404, not a stream that breaks off.
     _seen(await asyncio.to_thread(parts.registry.runs.get, run_id), who)
     last = request.headers.get("last-event-id", "")
@@ -81,8 +81,8 @@ def _seen(run: Run, who: auth.Caller) -> Run:
 
 async def _events(parts: Parts, run_id: str, request: Request, seen: int) -> AsyncIterator[str]:
     """Asked for again and again rather than waited for: a watcher must not hold one of the few threads that moves need, too."""
-    place, silent = "0", 0.0
-    while not await request.is_disconnected():
+    place, silent, drain = "0", 0.0, request.app.state.drain
+    while not (drain.stopping or await request.is_disconnected()):  # a run lasts longer than a stop may
         place, states = await asyncio.to_thread(parts.registry.runs.changes_after, run_id, place)
         for run in states:
             if run.revision > seen:

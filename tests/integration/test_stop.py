@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from registry.records import Run, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from tests.peft_folders import write_adapter
@@ -84,6 +85,20 @@ def test_sigterm_lets_answers_finish_and_refuses_new_ones(slow: StubService, reg
     assert told["stream"].count("word ") == 40
     assert slow.process is not None
     assert slow.process.wait(20) == 0
+
+
+def test_who_watches_a_run_does_not_hold_back_a_stop(slow: StubService, registry: Registry) -> None:
+    """The run goes on for longer than anybody would wait: its stream ends in order, and so does the process."""
+    registry.runs.create(Run(id="run-1", spec=RunSpec(adapter="bot"), created_at=now(), created_by="test"))
+    slow.start()
+    slow.wait_ready()
+    with httpx.stream("GET", f"{slow.url}/api/runs/run-1/events", timeout=20) as stream:
+        told = stream.iter_text()
+        assert "event: run" in next(told)
+        slow.signal(signal.SIGTERM)
+        assert slow.process is not None
+        assert slow.process.wait(20) == 0
+        assert "event: run" not in "".join(told)
 
 
 def test_clients_that_leave_give_their_leases_back(slow: StubService) -> None:
