@@ -216,6 +216,6 @@ def _recheck(registry: Registry, rollout: Rollout, canary: CanaryPolicy) -> str 
         reason=alarm.reason,
         expected_revision=rollout.revision,
         operation_id=f"canary-{rollout.revision}:recheck",
-        details={"trial": {"recheck": True, "look": alarm.look}},
+        details={"trial": {"recheck": True, "look": alarm.look, "figures": alarm.figures}},
     )
     return f"{adapter}@{before} goes on trial against the champion after it: {alarm.reason}"

@@ -17,22 +17,27 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from registry.canary_policy import CanaryPolicy
-from registry.records import Event, Rollout
+from registry.records import Event, Feedback, Rollout
 from registry.registry import Registry
+from registry.standing import standing
 from swarm_worker.gate import spending
 from swarm_worker.sequential import Sums, horizon_bound, walk
 from swarm_worker.trial import Counted, ratings
 
+MOST = 5000
+"""Feedback items that are read at most."""
 ALARM = 0.05
 """How often a champion that is no worse raises its first alarm, in each window of ratings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Why the champion should be tried again, in words. ``look``: the how manieth recheck of this champion it would be."""
+    """Why the champion should be tried again, in words. ``look``: the how manieth recheck of this champion it would be;
+    ``figures``: means, counts, the difference (of the version before), the chance that it is above 0, and what was allowed."""
 
     reason: str
     look: int
+    figures: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,7 @@ def fallen(registry: Registry, rollout: Rollout, canary: CanaryPolicy, newest_fi
         return None
     events = iter(newest_first)
     reign = _reign(events, champion, before)
-    recent = [
-        said.rating
-        for said in registry.feedback.list(rollout.adapter, limit=4 * canary.early_ratings)
-        if said.version == champion and said.rating is not None and (reign.since is None or said.at > reign.since)
-    ][: canary.early_ratings]
+    recent = _recent(registry, rollout, reign, canary.early_ratings)
     if len(recent) < canary.early_ratings:
         return None
     live = Sums(len(recent), sum(recent), sum(rating**2 for rating in recent))
@@ -66,13 +67,34 @@ def fallen(registry: Registry, rollout: Rollout, canary: CanaryPolicy, newest_fi
     if fell is None or then.n < canary.min_ratings or fell.place < horizon_bound(ALARM, fell.information):
         return None
     look = 1 + reign.rechecks + _rechecks_earlier(events, champion)
-    if fell.place < horizon_bound(ALARM * spending(look) / spending(1), fell.information):
+    alpha = ALARM * spending(look) / spending(1)
+    if fell.place < (bound := horizon_bound(alpha, fell.information)):
         return None
     reason = (
         f"the champion's last {live.n:.0f} ratings are {fell.mean_champion:.3f} in the mean, those of {rollout.adapter}@{before} "
         f"were {fell.mean:.3f}"
     )
-    return Alarm(reason, look)
+    low = fell.difference - bound * fell.deviation / fell.information
+    figures = {"before": fell.mean, "n_before": fell.n, "champion": fell.mean_champion, "n_champion": fell.n_champion}
+    figures |= {"difference": fell.difference, "low": low, "p_better": fell.p_above, "alpha": alpha}
+    return Alarm(reason, look, figures)
+
+
+def _recent(registry: Registry, rollout: Rollout, reign: _Reign, wanted: int) -> list[float]:
+    """The champion's last ratings that stand: what it was rated in this reign, newest first. Fewer than ``wanted`` where it has
+    fewer among the last ``MOST`` feedback items, whatever these say."""
+    champion, came, before = rollout.champion or 0, list[Feedback](), None
+    if registry.figures.sums(rollout.adapter, [champion])[champion].get("ratings", 0.0) < wanted:
+        return []  # and nothing need be read
+    rated: list[float] = []
+    while len(rated) < wanted and len(came) < MOST:
+        page = registry.feedback.list(rollout.adapter, limit=4 * wanted, before=before)
+        if not page:
+            break
+        came, before = came + page, page[-1].id
+        mine = [one for one in standing(came) if one.version == champion]
+        rated = [one.rating for one in mine if one.rating is not None and (reign.since is None or one.at > reign.since)]
+    return rated[:wanted]
 
 
 def _then(counted: Counted, reign: _Reign, enough: int) -> Sums:

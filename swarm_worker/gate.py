@@ -123,9 +123,15 @@ def decide(
     draws: int = DRAWS,
     gate: GatePolicy = GatePolicy(),  # noqa: B008 - frozen
     look: int = 1,
+    accepted: int | None = None,
 ) -> Decision:
     """The challenger passes when the lower bound of its gain is above 0, on at least ``min_items`` unseen items, and chance
-    alone gives such a gain no more often than this look may spend."""
+    alone gives such a gain no more often than this look may spend.
+
+    ``accepted``: how many of the items are answers that users accepted, where the measure needs some; fewer than the gate asks
+    for, and nothing is tested: a challenger that is no better would be right where the champion was wrong, and nobody could
+    say where it is the other way round.
+    """
     interval = paired_bootstrap(before, after, seed, draws, gate.level)
     n, alpha = len(before), allowed(gate, look)
     p = chance_of_gain(np.asarray(after, dtype=float) - np.asarray(before, dtype=float))  # type: ignore[arg-type]
@@ -135,9 +141,15 @@ def decide(
         f"({_percent(gate.level)} interval {_points(interval.low)} to {_points(interval.high)})"
     )
     chance = f"by chance {p:.2g}, and look {look} at a challenger of this champion allows {alpha:.2g}"
-    passed, tested = False, n >= min_items
-    if not tested:
+    one_sided = accepted is not None and accepted < gate.min_accepted
+    passed, tested = False, n >= min_items and not one_sided
+    if n < min_items:
         reason = f"{comparison}; too few items to decide: {n} of at least {min_items}"
+    elif one_sided:
+        reason = (
+            f"{comparison}; too few of them are answers that users accepted: {accepted} of at least {gate.min_accepted} "
+            "(gate.min_accepted). Where all are corrections any change looks better: rate good answers, too"
+        )
     elif interval.high < 0:
         reason = f"{comparison}; it is worse"
     elif interval.low <= 0:

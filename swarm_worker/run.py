@@ -177,7 +177,10 @@ class RunDriver:
             self._end(run, "failed", f"The finalist could not be confirmed: {report['error']}")
             return
         look = 1 + looks_before(self.registry, run)
-        decision = decide(report["before"], report["after"], seed=run.spec.seed, gate=run.gate, look=look)
+        accepted = report["accepted"] if report["measure"] == "exact_match" else None
+        decision = decide(
+            report["before"], report["after"], seed=run.spec.seed, gate=run.gate, look=look, accepted=accepted
+        )
         figures = decision.to_json() | {key: report[key] for key in ("measure", "accepted", "corrected", "seconds")}
         guards = decide_guards(run.guards, report.get("guards", {}))
         lost = failed(guards)

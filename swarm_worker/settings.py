@@ -39,7 +39,7 @@ class WorkerSettings(BaseSettings):
     stall_seconds: float = Field(
         default=900.0,
         gt=0,
-        description="Seconds that a scoring worker may go without a step (a pass of the model, of training) until it is ended; loading the base is one.",
+        description="Seconds that a scoring worker may go without a step (a load, a pass, a step of training) until it is ended.",
     )
     control_deadline: float = Field(
         default=300.0, gt=0, description="How long a control worker may be at one move until it is ended as stuck."

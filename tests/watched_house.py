@@ -16,7 +16,7 @@ from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.bell import Bell
 from tests import redis_server, stub_service
-from tests.corrected import BOT, PACK, corrections
+from tests.corrected import BOT, PACK, correct
 from tests.worker_process import ended, worker
 
 KEY = "the-key-of-this-house"
@@ -74,7 +74,7 @@ def house(executable: str, folder: Path, **environment: str) -> Iterator[House]:
             stack.enter_context(worker(name, folder / name, settings, **environment))
             for name in ("control", "score", "beat")
         ]
-        registry.feedback.add_many(corrections(160))
+        correct(registry, 160)
         run = begin(registry, RunSpec(adapter=BOT, seed=1, max_generations=2), by="test")
         assert Bell(settings).advance(run.id)
         yield House(registry, redis, service, ended(registry, run, logs), [service.log, *logs])

@@ -52,7 +52,7 @@ def rate(registry: Registry, version: int, n: int, mean: float, **told: Any) -> 
     fields = {"adapter": BOT, "version": version, "prompt": "q", "answer": "a", "at": now()} | told
     said = [
         Feedback(
-            **fields | {"id": (name := f"fb-{next(numbers)}"), "prompt": f"q {name}", "rating": float(number < up)}
+            **{"rating": float(number < up)} | fields | {"id": (name := f"fb-{next(numbers)}"), "prompt": f"q {name}"}
         )
         for number in range(n)
     ]
@@ -357,6 +357,23 @@ def test_a_champion_that_has_fallen_is_tried_again_and_rolled_back(watched: Regi
     rollout = watched.rollout(BOT)
     assert (rollout.champion, rollout.withdrawn) == (1, (2,))
     assert (last(watched).kind, last(watched).by) == ("rolled_back", BY)
+
+
+def test_the_watch_looks_behind_feedback_that_rates_nothing(watched: Registry) -> None:
+    """However much else was said since: what counts are the champion's last ratings. The event holds the figures of the alarm."""
+    rate(watched, 2, 120, 0.5)
+    rate(watched, 2, 1000, 0.0, rating=None, comment="hm")
+    assert len(tend_trials(watched)) == 1
+    figures = last(watched).details["trial"]["figures"]
+    assert (figures["n_champion"], figures["champion"]) == (100, pytest.approx(0.5, abs=0.1))
+    assert figures["low"] > 0
+
+
+def test_who_rates_one_answer_again_and_again_raises_no_alarm(watched: Registry) -> None:
+    """Of a rater's ratings of one answer the last stands, for the watch as for everything else."""
+    rate(watched, 2, 60, 0.8)
+    rate(watched, 2, 200, 0.0, rater="ann", request_id="r1")
+    assert tend_trials(watched) == []
 
 
 def test_a_hard_week_is_no_bad_champion(watched: Registry) -> None:

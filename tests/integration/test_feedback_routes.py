@@ -67,6 +67,20 @@ async def test_a_later_rating_replaces_and_the_list_shows_both(shoal: httpx.Asyn
     assert registry.figures.read("bot")[1]["rating_mean"] == 0.0
 
 
+async def test_a_correction_rates_the_answer(shoal: httpx.AsyncClient, registry: Registry) -> None:
+    """Who only says what would have been right has rated the answer 0, or 1 where it is that answer; figures count it. A rating
+    that was given stands."""
+    told = await post(shoal, {**INLINE, "id": "a", "rater": "ann", "correction": "b"}, 201)
+    assert (told["feedback"]["rating"], told["feedback"]["correction"]) == (0.0, "b")
+    told = await post(shoal, {**INLINE, "id": "b", "rater": "bob", "correction": " a"}, 201)
+    assert told["feedback"]["rating"] == 1.0
+    told = await post(shoal, {**INLINE, "id": "c", "rater": "eve", "correction": "b", "rating": 0.5}, 201)
+    assert told["feedback"]["rating"] == 0.5
+    assert await post(shoal, {**INLINE, "id": "a", "rater": "ann", "correction": "b"}, 200)
+    (sums,) = registry.figures.sums("bot", [1]).values()
+    assert sums["ratings"] == 3
+
+
 async def test_a_batch_is_all_or_nothing(shoal: httpx.AsyncClient, registry: Registry) -> None:
     """A bad field, an unknown request, adapter or version, an id that is taken: nothing of the batch is kept, and the
     answer says what was wrong with which."""

@@ -13,7 +13,7 @@ from registry.errors import RegistryDown
 from registry.records import Run, RunSpec
 from registry.registry import Registry
 from registry.settings import RegistrySettings
-from tests.corrected import BOT, PACK, corrections
+from tests.corrected import BOT, PACK, correct
 from tests.redis_server import RedisServer
 from tests.worker_process import ended, machine
 
@@ -33,7 +33,7 @@ def registry_on(redis: RedisServer, tmp_path: Path) -> Registry:
     for name in ("dedup", "shift", "swap"):
         registry.register(BOT, PACK.experts[name], by="test", label=name)
     registry.promote(BOT, 1, by="test")
-    registry.feedback.add_many(corrections(120))
+    correct(registry, 120)
     return registry
 
 

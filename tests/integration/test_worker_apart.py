@@ -16,7 +16,7 @@ from registry.registry import Registry
 from registry.settings import RegistrySettings
 from service.bell import Bell
 from tests import s3_server
-from tests.corrected import BOT, PACK, corrections
+from tests.corrected import BOT, PACK, correct
 from tests.worker_process import ended, machine
 
 
@@ -52,7 +52,7 @@ def test_a_worker_without_a_shared_disk_completes_a_run(shared: RegistrySettings
             folder = shutil.copytree(PACK.experts[name], ours / name)
             registry.register(BOT, folder, by="test", label=name)
         registry.promote(BOT, 1, by="test")
-        registry.feedback.add_many(corrections(120))
+        correct(registry, 120)
         run = begin(registry, RunSpec(adapter=BOT, seed=1, max_generations=1), by="test")
         shutil.rmtree(ours)
         logs = [stack.enter_context(machine(name, tmp_path / name, shared)) for name in ("control", "score")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from registry.gate_policy import GatePolicy
 from swarm_worker.gate import decide, paired_bootstrap, power
 
 
@@ -41,6 +42,29 @@ def test_too_few_items_never_pass() -> None:
     decision = decide([0.0] * 10, [1.0] * 10, seed=1)
     assert not decision.passed
     assert "10 of at least 30" in decision.reason
+
+
+def test_corrections_alone_are_not_tested() -> None:
+    """Where the champion's failures chose the items any change looks better: nothing is decided, and no look is spent."""
+    decision = decide([0.0] * 100, [1.0] * 100, seed=1, accepted=19)
+    assert (decision.passed, decision.tested) == (False, False)
+    assert "19 of at least 20 (gate.min_accepted)" in decision.reason
+    assert decide([0.0] * 100, [1.0] * 100, seed=1, accepted=20).passed
+    assert decide([0.0] * 100, [1.0] * 100, seed=1, accepted=0, gate=GatePolicy(min_accepted=0)).passed
+
+
+@pytest.mark.parametrize(("praise", "blame", "least", "most"), [(0.5, 0.5, 0.0, 0.05), (0.4, 0.5, 0.1, 0.3)])
+def test_the_gate_sees_what_users_speak_of(praise: float, blame: float, least: float, most: float) -> None:
+    """Of an equal challenger: it keeps its promise where right and wrong answers are spoken of alike, and cannot where failures
+    are spoken of more readily, which docs/adaptation.md says."""
+    rng = np.random.default_rng(3)
+    passed = 0
+    for trial in range(200):
+        before, after = (rng.random(2000) < 0.45).astype(float), (rng.random(2000) < 0.45).astype(float)
+        spoken = np.flatnonzero(rng.random(2000) < np.where(before == 1, praise, blame))[:200]
+        told = before[spoken].tolist(), after[spoken].tolist()
+        passed += decide(*told, seed=trial, draws=400, accepted=int(before[spoken].sum())).passed
+    assert least <= passed / 200 <= most
 
 
 def test_it_repeats_from_its_seed() -> None:

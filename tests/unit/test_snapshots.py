@@ -61,11 +61,16 @@ def test_what_says_nothing_is_left_out(fields: dict) -> None:
 
 
 def test_a_rater_may_change_their_mind() -> None:
-    """Of one rater's feedback on one prompt the latest counts; another rater's stays beside it."""
-    first, later = said("q", answer="a", rating=1.0), said("q", answer="a", rating=0.0, minute=5)
+    """Of one rater's feedback on one prompt the latest counts; another rater's stays beside it, and so does everybody's who
+    gives no name: one of them alone overrules nobody."""
+    first, later = (
+        said("q", rater="ann", answer="a", rating=rating, minute=5 * (1 - int(rating))) for rating in (1.0, 0.0)
+    )
     assert only(later, first).bad == "a"
     assert only(later, first).good is None
     assert only(first, said("q", rater="bob", answer="b", rating=0.0)).bad == "b"
+    nameless = [said("q", answer="a", rating=1.0, minute=minute) for minute in range(3)]
+    assert only(*nameless, said("q", answer="a", rating=0.0, minute=9)).good == "a"
 
 
 def test_one_item_a_prompt() -> None:
