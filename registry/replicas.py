@@ -69,7 +69,13 @@ class Replicas:
         """Please get this version ready: every replica reads it in ``wishes`` for ``ttl`` seconds.
 
         Answers the wish's number: a replica that refused an earlier wish tries again for a later one."""
-        return int(self._ask(keys=self._wishes, args=[f"{adapter}@{version}", ttl]))
+        return int(self._ask(keys=self._wishes, args=[f"{adapter}@{version}", ttl, 0]))
+
+    def getting_ready(self, adapter: str, version: int, ttl: float = 15.0) -> Readiness:
+        """How far the live replicas are with a wish that is made once and kept up: for who comes back rather than waits. A
+        refusal of an earlier wish does not count. ``withdraw`` it when the move is made or given up."""
+        asked = int(self._ask(keys=self._wishes, args=[f"{adapter}@{version}", ttl, 1]))
+        return self.readiness(adapter, version, asked)
 
     def withdraw(self, adapter: str, version: int, asked: int) -> None:
         """The wish of this number was made for a move that is over. One that somebody made since stays."""

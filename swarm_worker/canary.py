@@ -23,6 +23,7 @@ from registry.errors import RegistryDown, ShoalError
 from registry.policy import Policy
 from registry.records import Event, Feedback, Rollout, now
 from registry.registry import Registry
+from registry.replicas import Readiness
 from registry.standing import standing
 from registry.text import one_line
 from swarm_worker.champion_watch import fallen
@@ -172,13 +173,19 @@ class _Tended:
     def _deliver(self, verdict: Verdict) -> str | None:
         """It becomes champion, again where it was before; once every live replica can serve it."""
         adapter, version = self.trial.adapter, self.trial.version
-        readiness = self.registry.replicas.readiness(adapter, version)
+        readiness = self.registry.replicas.getting_ready(adapter, version)
+        if readiness.waiting and not readiness.refused:
+            return None  # the next tick looks again
+        try:
+            return self._deliver_to(readiness, verdict)
+        finally:
+            self.registry.replicas.withdraw(adapter, version, readiness.asked)
+
+    def _deliver_to(self, readiness: Readiness, verdict: Verdict) -> str:
+        adapter, version = self.trial.adapter, self.trial.version
         if readiness.refused:
             told = "; ".join(f"{replica}: {why}" for replica, why in sorted(readiness.refused.items()))
             return self._end(Verdict("undecided", f"a replica cannot serve it: {told}", verdict.figures))
-        if readiness.waiting:
-            self.registry.replicas.ask(adapter, version)
-            return None
         if self.trial.recheck:
             self.registry.roll_back(adapter, version, **self._how("roll-back", verdict))
             return f"{adapter} is rolled back to {version}: {verdict.reason}"

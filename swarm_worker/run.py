@@ -15,6 +15,7 @@ from typing import Any
 from registry.errors import RegistryDown, RolloutMoved, ShoalError
 from registry.records import QUIET, Lineage, Run, now
 from registry.registry import Registry
+from registry.replicas import Readiness
 from swarm_worker import search
 from swarm_worker.formula import describe
 from swarm_worker.gate import Decision, decide
@@ -32,8 +33,6 @@ WORKING = ("growing", "searching", "confirming")
 """The states in which a run waits for scoring workers."""
 CONFIRM = "confirm"
 GROW = "grow"
-ASKED_SECONDS = 15.0
-"""How long a wish stands: it is made again at every look, and versions of moves long made must not push each other out."""
 MOST_SLICES = 16
 """Into how many slices a generation is cut: a worker that joins finds some left, and one that leaves takes little along. It
 depends on nothing but the generation, for what shares a batch must not change with who is there."""
@@ -214,7 +213,6 @@ class RunDriver:
             return
         promoting = {"status": "promoting", "promoting_since": now(), "outcome": decision.reason}
         if moved := self.registry.runs.save(run.model_copy(update=promoting)):
-            self.registry.replicas.ask(run.spec.adapter, version, ttl=ASKED_SECONDS)
             self._promote(moved)
 
     def _promote(self, run: Run) -> None:
@@ -233,20 +231,25 @@ class RunDriver:
         if before := recheck_goes_on(self.registry, adapter):
             self._wait(run, f"waits until the trial of {adapter}@{before} against the champion is over; {_gain(run)}")
             return
-        readiness = self.registry.replicas.readiness(adapter, version)
+        readiness = self.registry.replicas.getting_ready(adapter, version)
         since = max(run.promoting_since or run.created_at, self.registry.rollout(adapter).moved_at)
-        waited = (now() - since).total_seconds()
-        if readiness.refused or (readiness.waiting and waited > self.settings.ready_timeout):
-            told = "; ".join(f"{replica}: {why}" for replica, why in sorted(readiness.refused.items()))
-            told = (
-                told or f"not ready within {self.settings.ready_timeout:.0f} s: {', '.join(sorted(readiness.waiting))}"
-            )
-            self._end(run, "done", f"Registered {adapter}@{version}; not promoted, a replica cannot serve it: {told}")
-        elif readiness.waiting:
-            self.registry.replicas.ask(adapter, version, ttl=ASKED_SECONDS)
+        late = (now() - since).total_seconds() > self.settings.ready_timeout
+        if readiness.waiting and not readiness.refused and not late:
             self.send_advance(run.id, 0.25)
-        else:
+            return
+        try:
+            self._promote_to(readiness, run)
+        finally:
+            self.registry.replicas.withdraw(adapter, version, readiness.asked)
+
+    def _promote_to(self, readiness: Readiness, run: Run) -> None:
+        adapter, version = run.spec.adapter, int(run.version or 0)
+        if readiness.complete:
             self._move_champion(run, adapter, version)
+            return
+        told = "; ".join(f"{replica}: {why}" for replica, why in sorted(readiness.refused.items()))
+        told = told or f"not ready within {self.settings.ready_timeout:.0f} s: {', '.join(sorted(readiness.waiting))}"
+        self._end(run, "done", f"Registered {adapter}@{version}; not promoted, a replica cannot serve it: {told}")
 
     def _move_champion(self, run: Run, adapter: str, version: int) -> None:
         policy, revision = self.registry.policy(adapter)

@@ -303,6 +303,23 @@ def test_a_replica_that_cannot_follow_keeps_the_champion(bots: Registry) -> None
     assert bots.rollout(BOT).withdrawn == ()
 
 
+def test_a_tick_hears_no_refusal_of_an_earlier_wish(bots: Registry) -> None:
+    """A replica that could not serve the version for an earlier move tries again; ready, it gets the version, and nothing goes on
+    being asked of it."""
+    bots.set_policy(BOT, Policy(canary=CANARY.model_copy(update={"steps": (0.5,)})), by="test")
+    a_run(bots)
+    rate(bots, 1, 700, 0.5)
+    rate(bots, 2, 700, 0.9)
+    earlier = bots.replicas.ask(BOT, 2)
+    bots.replicas.withdraw(BOT, 2, earlier)
+    bots.replicas.beat(Replica(id="one", at=now(), refused={"bot@2": "no memory"}, heard={"bot@2": earlier}))
+    assert tend_trials(bots) == []
+    assert bots.replicas.wishes() == [(BOT, 2, earlier + 1)]
+    bots.replicas.beat(Replica(id="one", at=now(), holds=("bot@1", "bot@2")))
+    assert "bot@2 is promoted" in tend_trials(bots)[0]
+    assert bots.replicas.wishes() == []
+
+
 def test_a_shadow_is_no_trial(bots: Registry) -> None:
     """What answers nobody is rated by nobody: left as it is."""
     bots.start_canary(BOT, 2, by="ann", shadow=True)

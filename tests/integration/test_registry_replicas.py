@@ -120,6 +120,24 @@ def test_a_replica_that_was_killed_holds_a_move_up_for_seconds(
     assert stocked.ready("bot", 1, timeout=10).complete
 
 
+def test_a_wish_that_is_kept_up_keeps_its_number(registry: Registry) -> None:
+    """Who comes back goes on with one wish: a refusal of an earlier one does not count, a refusal of this one does, at every
+    look; once it is taken back, or over, the next look makes another."""
+    earlier = registry.replicas.ask("bot", 1)
+    registry.replicas.withdraw("bot", 1, earlier)
+    replica = alive("a", bot_1="no memory").model_copy(update={"heard": {"bot@1": earlier}})
+    registry.replicas.beat(replica)
+
+    seen = registry.replicas.getting_ready("bot", 1)
+    assert (seen.waiting, seen.asked) == (["a"], earlier + 1)
+    registry.replicas.beat(replica.model_copy(update={"heard": {"bot@1": seen.asked}}))
+    assert [registry.replicas.getting_ready("bot", 1).refused for _ in range(2)] == [{"a": "no memory"}] * 2
+    registry.replicas.withdraw("bot", 1, seen.asked)
+    assert registry.replicas.getting_ready("bot", 1, ttl=0.01).asked == earlier + 2
+    time.sleep(0.05)
+    assert registry.replicas.getting_ready("bot", 1).asked == earlier + 3
+
+
 def test_ready_waits_for_every_live_replica(stocked: Registry) -> None:
     """The version is asked for, and the wait ends when the last replica holds it."""
     stocked.replicas.beat(alive("a", "bot@1"))

@@ -223,6 +223,7 @@ def calls(registry: Registry, folder: Path) -> dict[str, Any]:
         "replicas.wanted": registry.replicas.wanted,
         "replicas.wishes": registry.replicas.wishes,
         "replicas.readiness": lambda: registry.replicas.readiness("bot", 1),
+        "replicas.getting_ready": lambda: registry.replicas.getting_ready("bot", 1),
         "suites.put": lambda: registry.suites.put("bot", "sums", suite, **by),
         "suites.list": lambda: registry.suites.list("bot"),
         "suites.get": lambda: registry.suites.get("bot", "sums"),

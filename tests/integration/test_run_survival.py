@@ -418,6 +418,26 @@ def test_killed_between_the_promotion_and_its_record(workshop: Workshop, monkeyp
     assert len(promotions) == 1
 
 
+def test_a_run_hears_no_refusal_of_an_earlier_wish(workshop: Workshop) -> None:
+    """A replica that could not serve the version for an earlier move is asked anew; refused again, the run ends with the reason,
+    and nothing goes on being asked of it."""
+    run, replicas = promoting(workshop), workshop.registry.replicas
+    earlier = replicas.ask(BOT, 2)
+    replicas.withdraw(BOT, 2, earlier)
+    refused = Replica(id="r", at=now(), refused={f"{BOT}@2": "no memory"}, heard={f"{BOT}@2": earlier})
+    replicas.beat(refused, ttl=60)
+    for _ in range(2):
+        workshop.driver.advance(run.id)
+        assert workshop.registry.runs.get(run.id).status == "promoting"
+    assert replicas.wishes() == [(BOT, 2, earlier + 1)]
+    replicas.beat(refused.model_copy(update={"heard": {f"{BOT}@2": earlier + 1}}), ttl=60)
+    workshop.driver.advance(run.id)
+    ended = workshop.registry.runs.get(run.id)
+    assert (ended.status, ended.promoted) == ("done", False)
+    assert "a replica cannot serve it: r: no memory" in ended.outcome
+    assert replicas.wishes() == []
+
+
 def test_a_cancelled_run_does_not_promote(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled at the last moment: either it is cancelled and the champion stays, or it was too late and both say promoted."""
     runs, real = workshop.registry.runs, workshop.registry.policy
