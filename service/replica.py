@@ -234,10 +234,11 @@ class Replica:
             except Exception:
                 # Whatever it is, a replica that stopped following would answer with an old version for ever.
                 log.exception("%s could not keep up; it goes on trying", self._id)
-            try:
-                await asyncio.wait_for(self._hint.wait(), timeout=self._poll)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(
+                    self._poll
+                ):  # ``wait_for`` forgets that it was cancelled where a hint comes at once
+                    await self._hint.wait()
 
     def _reconcile(self) -> None:
         """Compare with what the engine holds, now and then: after any question vLLM's worker spins on its core for a second,

@@ -63,6 +63,17 @@ async def answers(replica: Replica) -> str:
     return held.name
 
 
+async def test_a_hint_in_the_moment_of_a_stop_does_not_hold_it_up(registry: Registry, tmp_path: Path) -> None:
+    """A replica that waits is told of a move and stopped before it has woken: it stops."""
+    replica, _ = await a_replica(registry, tmp_path)
+    replica._poll = 30.0
+    await replica.start()
+    await asyncio.sleep(0.5)
+    replica.hint()
+    async with asyncio.timeout(20):
+        await replica.stop()
+
+
 async def test_a_move_made_elsewhere_is_followed(registry: Registry, tmp_path: Path) -> None:
     """Another process promotes: this replica loads the version and answers with it, and keeps the way back loaded."""
     an_adapter(registry, tmp_path)
