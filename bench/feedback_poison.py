@@ -26,7 +26,7 @@ from starter import skills
 from starter.pack import Pack
 from swarm_worker import search
 from swarm_worker.confirm import confirm, rated
-from swarm_worker.gate import decide
+from swarm_worker.gate import accepted, decide
 from swarm_worker.materialise import materialise
 from swarm_worker.scorer import Scorer, climb
 from swarm_worker.scoring.engine import AdapterFolder, Scored, ScoringEngine, answers_of
@@ -119,7 +119,7 @@ def _adapted(
         materialise(list(pack.experts.values()), best.coefficients, folder, space="delta", max_rank=SERVED_RANK)
         finalist = AdapterFolder(folder)
         report = confirm(engine, champion, finalist, snapshot.confirm, max_tokens=MAX_TOKENS)
-        decision = decide(report["before"], report["after"], seed=seed)
+        decision = decide(report["before"], report["after"], seed=seed, accepted=accepted(report))
         right = _accuracy(engine, finalist, test)
     flooded = [
         sum(source.startswith("flood") for item in half for source in item.sources)

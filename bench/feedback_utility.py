@@ -45,7 +45,7 @@ from registry.snapshots import freeze
 from starter import skills
 from starter.pack import Pack, load_pack
 from swarm_worker.confirm import confirm, rated
-from swarm_worker.gate import decide
+from swarm_worker.gate import accepted, decide
 from swarm_worker.scoring.engine import AdapterFolder, Candidate, Likelihood, Question, Scored, Told, answers_of
 from swarm_worker.scoring.engine import Asked as Questions
 from swarm_worker.scoring.transformers import TransformersEngine
@@ -257,7 +257,7 @@ def gate(kind: str, scenes: Sequence[Scene]) -> dict[str, Any]:
         for position, accuracy in zip(one.positions, one.accuracy, strict=True):
             report = confirm(one.engine, one.champion, position, items, max_tokens=MAX_TOKENS)
             measures.add(report["measure"])
-            passed = decide(report["before"], report["after"], seed=seed, draws=DRAWS).passed
+            passed = decide(report["before"], report["after"], seed=seed, draws=DRAWS, accepted=accepted(report)).passed
             if accuracy >= one.before + BETTER:
                 better.append(passed)
             elif accuracy <= one.before:

@@ -16,7 +16,7 @@ from registry.snapshot_filter import FEWEST, SnapshotFilter
 from registry.snapshots import freeze
 from swarm_worker import search
 from swarm_worker.confirm import confirm, rated
-from swarm_worker.gate import Decision, decide
+from swarm_worker.gate import Decision, accepted, decide
 from swarm_worker.materialise import materialise
 from swarm_worker.scorer import Scorer, climb
 from swarm_worker.scoring.engine import AdapterFolder, ScoringEngine
@@ -70,5 +70,7 @@ def find(
     materialise(experts, best.coefficients, folder, space="delta", max_rank=SERVED_RANK)
     unseen: Sequence[SnapshotItem] = snapshot.confirm if confirms else snapshot.search
     scores = confirm(engine, before, AdapterFolder(folder), unseen, max_tokens=MAX_TOKENS)
-    decision = decide(scores["before"], scores["after"], seed=seed, gate=GatePolicy(), look=look)
+    decision = decide(
+        scores["before"], scores["after"], seed=seed, gate=GatePolicy(), look=look, accepted=accepted(scores)
+    )
     return Finalist(folder, best.coefficients, decision)

@@ -36,7 +36,7 @@ def confirm(
 
     ``corrected`` and ``accepted`` count the checkable items whose good answer was a correction, and those where the answer
     given was right, as far as they count (``representative``). Where all are corrections, the items were chosen by the
-    champion's failures and any change looks better: rate good answers, too.
+    champion's failures and any change looks better; the gate does not decide then (``GatePolicy.min_accepted``).
     """
     checkable = representative(items)
     corrected = sum(item.bad is not None for item in checkable)

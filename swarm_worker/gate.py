@@ -14,7 +14,7 @@ for independent looks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -174,6 +174,11 @@ def decide(
         level=gate.level,
         tested=tested,
     )
+
+
+def accepted(report: Mapping[str, Any]) -> int | None:
+    """How many of a confirmation's items are answers that users accepted; None where it was measured by what needs none."""
+    return int(report["accepted"]) if report["measure"] == "exact_match" else None
 
 
 def power(effect: float, spread: float, n: int, level: float = LEVEL, alpha: float | None = None) -> float:

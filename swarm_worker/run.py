@@ -18,7 +18,7 @@ from registry.registry import Registry
 from registry.replicas import Readiness
 from swarm_worker import search
 from swarm_worker.formula import describe
-from swarm_worker.gate import Decision, decide
+from swarm_worker.gate import Decision, accepted, decide
 from swarm_worker.growth import expected, joined, scored_items
 from swarm_worker.guards import decide_guards, failed
 from swarm_worker.looks import looks_before
@@ -176,9 +176,8 @@ class RunDriver:
             self._end(run, "failed", f"The finalist could not be confirmed: {report['error']}")
             return
         look = 1 + looks_before(self.registry, run)
-        accepted = report["accepted"] if report["measure"] == "exact_match" else None
         decision = decide(
-            report["before"], report["after"], seed=run.spec.seed, gate=run.gate, look=look, accepted=accepted
+            report["before"], report["after"], seed=run.spec.seed, gate=run.gate, look=look, accepted=accepted(report)
         )
         figures = decision.to_json() | {key: report[key] for key in ("measure", "accepted", "corrected", "seconds")}
         guards = decide_guards(run.guards, report.get("guards", {}))
