@@ -234,9 +234,8 @@ class Replica:
             except Exception:
                 # Whatever it is, a replica that stopped following would answer with an old version for ever.
                 log.exception("%s could not keep up; it goes on trying", self._id)
-            with contextlib.suppress(
-                TimeoutError
-            ):  # and no ``wait_for``: it forgets that it was cancelled where a hint has come
+            # Not ``wait_for``: it forgets that it was cancelled where a hint has come by then.
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll):
                     await self._hint.wait()
 
