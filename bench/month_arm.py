@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.month_answers import Answers
 from bench.month_search import find
-from bench.month_trial import POLICY, Trial
+from bench.month_trial import Trial
 from bench.month_world import MISTAKE, POISONED, Request, flood, said
 from registry import rollout as rules
 from registry.records import Feedback, Message, Rollout
@@ -134,7 +134,7 @@ class Arm:
         if self.trial is None:
             return
         verdict, version = self.trial.verdict(), self.trial.version
-        if verdict.kind == "go_on" or (verdict.kind == "better" and self.trial.share < POLICY.steps[-1]):
+        if verdict.kind == "go_on" or (verdict.kind == "better" and self.trial.share < self.trial.policy.steps[-1]):
             if self.trial.rise():
                 self.rollout = rules.start_canary(self.rollout, version, self.trial.share, at=self.rollout.moved_at)
             return

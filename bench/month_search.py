@@ -22,7 +22,7 @@ from swarm_worker.scorer import Scorer, climb
 from swarm_worker.scoring.engine import AdapterFolder, ScoringEngine
 from swarm_worker.utilities import UTILITIES
 
-SEARCH_ITEMS = 100
+SEARCH_ITEMS, CONFIRM_ITEMS = 100, 3000
 MAX_TOKENS = 24
 SERVED_RANK = 16  # the starter service's ``max_lora_rank``
 
@@ -56,7 +56,9 @@ def find(
 
     Without ``confirms`` the gate decides on the items that were searched on: the mistake that a split is there to prevent.
     """
-    snapshot = freeze("support-bot", feedback, chosen=chosen, limit_search=SEARCH_ITEMS, seed=seed, at=at)
+    snapshot = freeze(
+        "support-bot", feedback, chosen=chosen, limit_search=SEARCH_ITEMS, limit_confirm=CONFIRM_ITEMS, seed=seed, at=at
+    )
     if len(snapshot.search) + len(snapshot.confirm) < FEWEST:
         return None
     engine.set_experts(list(experts))

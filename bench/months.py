@@ -4,7 +4,7 @@ python -m bench.months                 five seeds
 python -m bench.months --quick         two weeks of one seed, within a minute
 python -m bench.months --json FILE     and write everything down
 python -m bench.months --plot FILE     and draw the picture (PNG)
-python -m bench.months --work DIR      keep every seed that is finished there, and read it from there the next time
+python -m bench.months --work DIR      keep every way of a seed that is finished there, and read it from there the next time
 
 The world is ``bench/month_world.py``, a way through it ``bench/month_arm.py``. The users' true utility is the share of answers
 they were given that are exactly right.
@@ -41,6 +41,7 @@ class Size:
 
 
 QUICK = Size(weeks=2, per_week=260, generations=1)
+WAYS = (OFF, LOOP, *NAIVE)
 TOLERANCE = 0.02
 """How much worse than without the loop a week may be: what a guard of the loop's policy would tolerate."""
 
@@ -48,10 +49,10 @@ TOLERANCE = 0.02
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 5,
     weeks: Annotated[int, typer.Option(min=2, max=WEEKS, help="How many weeks of the story.")] = WEEKS,
-    processes: Annotated[int, typer.Option(min=1, help="Seeds at a time.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="Ways at a time.")] = 2,
     quick: Annotated[bool, typer.Option(help="The first weeks of one seed, few requests.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Keep finished seeds in this folder.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Keep what is finished in this folder.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the picture into this PNG.")] = None,
 ) -> None:
     """Play the story once a seed and way, print a row each, then the bars."""
@@ -59,12 +60,12 @@ def main(
     where = machine(seeds=numbers)
     print(headline(where), flush=True)
     size = QUICK if quick else Size(weeks=weeks)
-    tasks = [(seed, size, work) for seed in numbers]
-    played: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=get_context("spawn")) as pool:
-        for told in pool.map(play, tasks):
-            played.append(told)
-            _print(told)
+    tasks = [(seed, way, size, work) for seed in numbers for way in WAYS]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        told = dict(zip([(seed, way.name) for seed, way, *_ in tasks], pool.map(play, tasks), strict=True))
+    played = [{"seed": seed, "ways": {way.name: told[seed, way.name] for way in WAYS}} for seed in numbers]
+    for one in played:
+        _print(one)
     if plot:
         from bench.month_plot import draw
 
@@ -74,21 +75,21 @@ def main(
     conclude(where, figures, met=None if quick else met, json_file=json_file, rows={"stories": played})
 
 
-def play(task: tuple[int, Size, Path | None]) -> dict[str, Any]:
-    """All ways through the story of one seed; from the folder of finished ones, where it is in there."""
-    seed, size, work = task
-    kept = work and work / f"{size.weeks}-{size.per_week}-{size.generations}-{seed}.json"
+def play(task: tuple[int, Way, Size, Path | None]) -> dict[str, Any]:
+    """One way through the story of one seed; from the folder of finished ones, where it is in there."""
+    seed, way, size, work = task
+    kept = work and work / f"{size.weeks}-{size.per_week}-{size.generations}-{seed}-{way.name}.json"
     if kept and kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
-    told = _played(seed, size)
+    told = _played(seed, way, size)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(told))
     return told
 
 
-def _played(seed: int, size: Size) -> dict[str, Any]:
+def _played(seed: int, way: Way, size: Size) -> dict[str, Any]:
     import torch
 
     from bench.month_answers import Answers
@@ -97,18 +98,13 @@ def _played(seed: int, size: Size) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     pack = load_pack()
-    told: dict[str, Any] = {"seed": seed, "ways": {}}
-    requests = story(seed, size.per_week, size.weeks)
     with tempfile.TemporaryDirectory(prefix="shoal-months-") as scratch:
         answers = Answers(TransformersEngine.load(pack.base))
         bad = spoiled(pack.experts["shift"], Path(scratch) / "bad")
-        for way in (OFF, LOOP, *NAIVE):
-            arm = Arm(way, pack, answers, bad, seed, size.generations, Path(scratch))
-            played = arm.play(requests)
-            told["ways"][way.name] = {
-                "weeks": [asdict(week) | {"utility": week.utility} for week in played],
-                "runs": arm.runs,
-            }
+        arm = Arm(way, pack, answers, bad, seed, size.generations, Path(scratch))
+        weeks = arm.play(story(seed, size.per_week, size.weeks))
+    told = {"weeks": [asdict(week) | {"utility": week.utility} for week in weeks], "runs": arm.runs}
+    print(f"seed {seed}, {way.name}: {_weeks(told)}", flush=True)
     return told
 
 
@@ -177,8 +173,11 @@ def _moves(played: Sequence[dict[str, Any]], way: Way) -> dict[str, int]:
 def _print(told: dict[str, Any]) -> None:
     print(f"seed {told['seed']}")
     for name, way in told["ways"].items():
-        weeks = " ".join(f"{100 * week['utility']:5.1f}" for week in way["weeks"])
-        print(f"  {name:<12}{weeks}", flush=True)
+        print(f"  {name:<12}{_weeks(way)}", flush=True)
+
+
+def _weeks(way: dict[str, Any]) -> str:
+    return " ".join(f"{100 * week['utility']:5.1f}" for week in way["weeks"])
 
 
 if __name__ == "__main__":
