@@ -60,7 +60,7 @@ def main(
     where = machine(seeds=numbers)
     print(headline(where), flush=True)
     size = QUICK if quick else Size(weeks=weeks)
-    tasks = [(seed, way, size, work) for seed in numbers for way in WAYS]
+    tasks = [(seed, way, size, work) for way in WAYS for seed in numbers]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         told = dict(zip([(seed, way.name) for seed, way, *_ in tasks], pool.map(play, tasks), strict=True))
     played = [{"seed": seed, "ways": {way.name: told[seed, way.name] for way in WAYS}} for seed in numbers]

@@ -8,6 +8,8 @@ from bench.month_trial import POLICY, Trial
 from bench.month_world import BURST, HABITS, POISONED, USERS, WEEKS, habit_of, is_liar, mix, said, story
 from bench.months import bars
 
+TWO_STEPS = POLICY.model_copy(update={"steps": (0.2, 0.5)})
+
 
 def test_a_week_asks_for_one_mix_and_the_story_repeats() -> None:
     """Shares sum to 1 in every week; a seed gives the same requests; nothing is asked for twice; a burst week is longer."""
@@ -32,13 +34,13 @@ def test_users_say_what_their_habit_is() -> None:
 
 def test_a_trial_rises_with_its_ratings_and_blames_what_is_worse() -> None:
     """The share is raised once the first share had its ratings; a version that everybody rates down is kept back."""
-    trial = Trial(2, 1)
+    trial = Trial(2, 1, TWO_STEPS)
     assert not trial.rise()
     for user in range(POLICY.early_ratings):
         trial.rated(2, f"user-{user}", 1.0)
         trial.rated(1, f"user-{user}", 1.0)
     assert trial.rise()
-    assert trial.share == POLICY.steps[1]
+    assert trial.share == 0.5
     worse = Trial(2, 1)
     for user in range(POLICY.early_ratings):
         worse.rated(2, f"user-{user}", 0.0)
