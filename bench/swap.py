@@ -115,7 +115,8 @@ async def measure(home: Path, size: Size, rng: random.Random) -> Figures:
     with Up(settings, table=table) as up, Client(up.url) as client:
         await asyncio.to_thread(up.wait_ready, 600)
         phases.ended("start")
-        folders = [*pack.experts, *sums_of_two(pack.experts, size.versions - len(pack.experts), home / "made")]
+        experts = pack.experts[: size.versions]
+        folders = [*experts, *sums_of_two(experts, size.versions - len(experts), home / "made")]
         for folder in folders:
             await asyncio.to_thread(client.import_version, ADAPTER, folder, label=folder.name)
         phases.ended("imports")
