@@ -61,7 +61,7 @@ def main(
     print(headline(where), flush=True)
     with tempfile.TemporaryDirectory(prefix="shoal-chaos-", ignore_cleanup_errors=True) as scratch:
         if workers:
-            figures = two_worker_ratio(Path(scratch), rounds=1 if quick else 3, generations=3 if quick else 10)
+            figures = two_worker_ratio(Path(scratch), rounds=1 if quick else 3, generations=6 if quick else 10)
         else:
             figures = killed(Path(scratch), 1 if quick else runs, QUICK if quick else FULL, seed)
     conclude(where, figures, met=figures.pop("met"), json_file=json_file, rows={"kills": figures.pop("kills", [])})
