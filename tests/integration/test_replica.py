@@ -57,6 +57,19 @@ async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
         await asyncio.sleep(0.02)
 
 
+def slow_disk(registry: Registry, adapter: str, version: int) -> threading.Event:
+    """The bytes of this version come only once the event is set (or half a minute is over)."""
+    let_go, fetch, digest = threading.Event(), registry.artifacts.fetch, registry.version(adapter, version).digest
+
+    def fetch_slowly(wanted: str) -> Path:
+        if wanted == digest:
+            let_go.wait(30)
+        return fetch(wanted)
+
+    registry.artifacts.fetch = fetch_slowly  # type: ignore[method-assign]
+    return let_go
+
+
 async def answers(replica: Replica) -> str:
     held = await replica.hold(ModelId(BOT), None)
     held.lease.release()
@@ -472,16 +485,7 @@ async def test_a_slow_load_of_one_adapter_holds_up_no_other(registry: Registry, 
     replica, residents = await a_replica(registry, tmp_path)
     await replica.start()
     await asyncio.to_thread(registry.ready, BOT, 2, 20.0)
-    let_go = threading.Event()
-    fetch = registry.artifacts.fetch
-    digest = registry.version("slow", 1).digest
-
-    def fetch_slowly(wanted: str) -> Path:
-        if wanted == digest:
-            let_go.wait(30)
-        return fetch(wanted)
-
-    registry.artifacts.fetch = fetch_slowly  # type: ignore[method-assign]  # a slow disk
+    let_go = slow_disk(registry, "slow", 1)
     try:
         await asyncio.to_thread(registry.promote, "slow", 1, by="test")
         await asyncio.to_thread(registry.replicas.ask, "slow", 1)
@@ -501,14 +505,7 @@ async def test_an_old_answer_displaces_nothing_newer_that_is_under_way(registry:
     and who brought the old one hears when requests are routed by the later."""
     an_adapter(registry, tmp_path)
     replica, residents = await a_replica(registry, tmp_path)
-    let_go, fetch, digest = threading.Event(), registry.artifacts.fetch, registry.version(BOT, 3).digest
-
-    def fetch_slowly(wanted: str) -> Path:
-        if wanted == digest:
-            let_go.wait(30)
-        return fetch(wanted)
-
-    registry.artifacts.fetch = fetch_slowly  # type: ignore[method-assign]  # a slow disk
+    let_go = slow_disk(registry, BOT, 3)
     try:
         await replica.take(registry.rollout(BOT))
         old, new = (registry.promote(BOT, version, by="test") for version in (2, 3))
