@@ -16,7 +16,7 @@ from typing import Any
 from bench.month_answers import Answers
 from bench.month_search import find
 from bench.month_trial import Trial
-from bench.month_world import MISTAKE, POISONED, Request, flood, said
+from bench.month_world import MISTAKE, POISONED, WEEKS, Request, flood, said
 from registry import rollout as rules
 from registry.records import Feedback, Message, Rollout
 from registry.snapshot_filter import SnapshotFilter
@@ -27,10 +27,19 @@ ADAPTER = "support-bot"
 BEGINS = datetime(2026, 1, 5, tzinfo=UTC)
 CHUNK = 100
 """Requests between two looks at a trial: what a tick of Celery beat sees."""
-NEW_FEEDBACK = 150
-"""Feedback that a run waits for (``adapt_min_new``)."""
 REMEMBERED = 3
 """Weeks of feedback that a snapshot is made of."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Weeks of the story, requests in each, generations of each search, and the feedback that a run waits for
+    (``adapt_min_new``)."""
+
+    weeks: int = WEEKS
+    per_week: int = 2000
+    generations: int = 12
+    new_feedback: int = 1000
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,8 @@ class Week:
 class Arm:
     """Plays one way. ``folders``: version number -> PEFT folder, as a registry would hold them."""
 
-    def __init__(
-        self, way: Way, pack: Pack, answers: Answers, bad: Path, seed: int, generations: int, scratch: Path
-    ) -> None:
-        self.way, self.answers, self.seed, self.generations, self.scratch = way, answers, seed, generations, scratch
+    def __init__(self, way: Way, pack: Pack, answers: Answers, bad: Path, seed: int, size: Size, scratch: Path) -> None:
+        self.way, self.answers, self.seed, self.size, self.scratch = way, answers, seed, size, scratch
         self.folders = dict(enumerate(pack.experts.values(), start=1))
         self.experts = list(self.folders)
         self.bad = bad
@@ -83,24 +90,32 @@ class Arm:
         self.runs = self.looks = 0
         self.mixes: dict[int, tuple[float, ...]] = {}
         self._seen = 0
+        self._mistake: int | None = None
         self._ids = itertools.count()
 
     def play(self, story: Sequence[Sequence[Request]]) -> list[Week]:
-        """Every week: users ask and rate, the trial is looked at, and at its end a run may begin."""
+        """Every week: users ask and rate; between two ticks the trial is looked at, and once there is none a run may begin."""
         weeks = []
         for number, requests in enumerate(story):
             week = Week()
-            if number == MISTAKE:
-                self._register(self.bad, expert=True)
+            if number == MISTAKE and self.way.adapts:
+                self._mistake = self._register(self.bad, expert=True)
             for start in range(0, len(requests), CHUNK):
+                self._tick(week, number)
                 self._serve(week, requests[start : start + CHUNK])
-                self._look(week)
             if number == POISONED:
                 self._keep(flood(requests, self.seed), version=self.rollout.champion)
-            if self.way.adapts and self.trial is None:
-                self._adapt(week, number)
             weeks.append(week)
         return weeks
+
+    def _tick(self, week: Week, number: int) -> None:
+        self._look(week)
+        if self.trial is None and self._mistake is not None:
+            week.moves.append("released by mistake")
+            self._release(week, self._mistake)
+            self._mistake = None
+        elif self.trial is None and self.way.adapts:
+            self._adapt(week, number)
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +163,7 @@ class Arm:
 
     def _adapt(self, week: Week, number: int) -> None:
         """A run, if there is enough new feedback: what passes the gate goes on trial, or straight to the users."""
-        if len(self.feedback) - self._seen < NEW_FEEDBACK:
+        if len(self.feedback) - self._seen < self.size.new_feedback:
             return
         self._seen = len(self.feedback)
         self.runs += 1
@@ -158,13 +173,13 @@ class Arm:
             [self.folders[expert] for expert in self.experts],
             self.folders[champion],
             self.feedback,
-            self.scratch / f"{self.way.name}-{number}",
+            self.scratch / f"{self.way.name}-{self.runs}",
             chosen=SnapshotFilter(since=BEGINS + timedelta(weeks=number + 1 - REMEMBERED)),
             start=self.mixes.get(champion),
             confirms=self.way.confirms,
             look=self.looks + 1,
-            generations=self.generations,
-            seed=self.seed * 1000 + number,
+            generations=self.size.generations,
+            seed=self.seed * 1000 + self.runs,
             at=BEGINS + timedelta(weeks=number + 1),
         )
         if found is None:
@@ -175,8 +190,12 @@ class Arm:
             return
         version = self._register(found.folder)
         self.mixes[version] = found.coefficients
+        self._release(week, version)
+
+    def _release(self, week: Week, version: int) -> None:
+        """The way a version reaches the users here: on trial, or at once."""
         if self.way.canary:
-            self.trial = Trial(version, champion)
+            self.trial = Trial(version, self.rollout.champion or 1)
             self.rollout = rules.start_canary(self.rollout, version, self.trial.share, at=self.rollout.moved_at)
             week.moves.append(f"on trial {version}")
         else:

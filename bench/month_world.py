@@ -16,7 +16,8 @@ from starter import skills
 
 WEEKS = 13
 BURST, POISONED, MISTAKE = 5, 7, 3
-"""Weeks in which one skill is asked for in a burst, raters lie, and a bad expert is registered by mistake."""
+"""Weeks in which one skill is asked for in a burst, raters lie, and somebody registers a bad expert and, by mistake, releases it,
+as whatever is released there: on trial, or to everybody. (With no loop nobody releases anything.)"""
 FIRST = {"reverse": 0.25, "shift": 0.25, "swap": 0.25, "vowels": 0.25}
 LAST = {"shift": 0.2, "vowels": 0.2, "dedup": 0.3, "mask": 0.3}
 DRIFT = (5, 9)

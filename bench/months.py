@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,22 +25,13 @@ from typing import Annotated, Any
 import typer
 
 from bench.machine import headline, machine
-from bench.month_arm import LOOP, NAIVE, OFF, Arm, Way
+from bench.month_arm import LOOP, NAIVE, OFF, Arm, Size, Way
 from bench.month_world import WEEKS, story
 from bench.report import conclude
 from swarm_worker.gate import Interval
 
 
-@dataclass(frozen=True)
-class Size:
-    """Weeks of the story, requests in each, generations of each search."""
-
-    weeks: int = WEEKS
-    per_week: int = 2000
-    generations: int = 12
-
-
-QUICK = Size(weeks=2, per_week=260, generations=1)
+QUICK = Size(weeks=2, per_week=260, generations=1, new_feedback=150)
 WAYS = (OFF, LOOP, *NAIVE)
 TOLERANCE = 0.02
 """How much worse than without the loop a week may be: what a guard of the loop's policy would tolerate."""
@@ -101,7 +92,7 @@ def _played(seed: int, way: Way, size: Size) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="shoal-months-") as scratch:
         answers = Answers(TransformersEngine.load(pack.base))
         bad = spoiled(pack.experts["shift"], Path(scratch) / "bad")
-        arm = Arm(way, pack, answers, bad, seed, size.generations, Path(scratch))
+        arm = Arm(way, pack, answers, bad, seed, size, Path(scratch))
         weeks = arm.play(story(seed, size.per_week, size.weeks))
     told = {"weeks": [asdict(week) | {"utility": week.utility} for week in weeks], "runs": arm.runs}
     print(f"seed {seed}, {way.name}: {_weeks(told)}", flush=True)
