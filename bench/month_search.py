@@ -22,8 +22,10 @@ from swarm_worker.scorer import Scorer, climb
 from swarm_worker.scoring.engine import AdapterFolder, ScoringEngine
 from swarm_worker.utilities import UTILITIES
 
-SEARCH_ITEMS, CONFIRM_ITEMS = 100, 3000
+SEARCH_ITEMS, CONFIRM_ITEMS = 200, 3000
 MAX_TOKENS = 24
+GATE = GatePolicy(level=0.8, correction="none")
+"""Where a trial follows, a gate need not promise what the trial does: of ten that are no better it lets one on trial."""
 SERVED_RANK = 16  # the starter service's ``max_lora_rank``
 
 
@@ -63,7 +65,9 @@ def find(
         return None
     engine.set_experts(list(experts))
     before = AdapterFolder(champion)
-    starts = [start] if start is not None and len(start) == len(experts) else []
+    starts = (
+        [] if start is None else [start + (0.0,) * (len(experts) - len(start))]
+    )  # of an expert since, it has nothing
     optimizer = search.make(
         "cma_es", n_experts=len(experts), seed=seed, starts=tuple(starts), max_generations=generations
     )
@@ -72,7 +76,5 @@ def find(
     materialise(experts, best.coefficients, folder, space="delta", max_rank=SERVED_RANK)
     unseen: Sequence[SnapshotItem] = snapshot.confirm if confirms else snapshot.search
     scores = confirm(engine, before, AdapterFolder(folder), unseen, max_tokens=MAX_TOKENS)
-    decision = decide(
-        scores["before"], scores["after"], seed=seed, gate=GatePolicy(), look=look, accepted=accepted(scores)
-    )
+    decision = decide(scores["before"], scores["after"], seed=seed, gate=GATE, look=look, accepted=accepted(scores))
     return Finalist(folder, best.coefficients, decision)

@@ -14,10 +14,10 @@ POLICY = CanaryPolicy(
     steps=(0.5,),
     dwell=0,
     early_ratings=300,
-    early_lead=0.0,
-    max_ratings=1200,
+    early_lead=0.02,
+    max_ratings=1000,
     promote_on="no_worse",
-    tolerance=0.02,
+    tolerance=0.03,
 )
 """The town of these months is small: half of it decides soonest. The gate has shown what it tries to be better, so that the users
 need only say that it is no worse. The first policy of this bench is in docs/log.md with what came of it."""

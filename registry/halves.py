@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
 from registry.canonical import canonical
 from registry.components import components
 from registry.records import ANONYMOUS
-from registry.snapshot_items import Drafted
+from registry.snapshot_items import Drafted, most_of_one
 
 By = Literal["rater", "conversation", "prompt"]
 LEVELS: tuple[By, ...] = ("rater", "conversation", "prompt")
@@ -57,8 +57,8 @@ class Halves:
     def fair(self, share: float) -> bool:
         """Whether no rater decides more than ``share`` of all items, or than an equal part where raters are few; nor more of
         either half, but for what chance adds to a half that is drawn."""
-        return _most(self._all) <= _part(self._all, share) + 1e-9 and all(
-            _most(half) <= _by_chance(half, share) for half in (self.search, self.confirm)
+        return most_of_one(self._all) <= _part(self._all, share) + 1e-9 and all(
+            most_of_one(half) <= _by_chance(half, share) for half in (self.search, self.confirm)
         )
 
     def allowed(self, share: float) -> int:
@@ -71,6 +71,7 @@ class Halves:
         return (*self.search, *self.confirm)
 
 
+@lru_cache(maxsize=20_000)  # one snapshot is split several times
 def draw(kind: str, name: str, seed: int) -> Place:
     """A number that looks random and follows from the name and the seed; the name breaks a tie."""
     return int.from_bytes(hashlib.sha256(canonical({kind: name, "seed": seed})).digest()[:8], "big"), name
@@ -167,15 +168,6 @@ def _part(half: _Half, share: float) -> float:
 def _by_chance(half: _Half, share: float) -> float:
     """A part and a standard deviation more, as of a count that is drawn."""
     return min(float(len(half)), _part(half, share) + math.sqrt(_part(half, share)))
-
-
-def _most(half: _Half) -> float:
-    """The items that are the busiest rater's."""
-    held: defaultdict[str, float] = defaultdict(float)
-    for draft in half:
-        for rater in draft.raters:
-            held[rater] += draft.weight
-    return max(held.values(), default=0.0)
 
 
 def _voices(half: _Half) -> int:

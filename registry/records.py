@@ -326,6 +326,7 @@ class SnapshotItem(Record):
 
     ``good`` is a correction, a preferred answer or an answer rated up; ``bad`` a rejected answer or one rated down.
     ``checkable``: ``good`` is the right answer as far as its rater knows, so exact match against it is meaningful.
+    ``two_sided``: one of its raters both accepts and corrects; True where that was not kept yet.
     ``sources``: the ids of the feedback that decided it; empty in snapshots of before they were kept.
     """
 
@@ -335,6 +336,7 @@ class SnapshotItem(Record):
     good: str | None = None
     bad: str | None = None
     checkable: bool = False
+    two_sided: bool = True
     labels: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from registry.canonical import digest
@@ -23,14 +24,14 @@ _RATED, _PAIRED, _CORRECTED = 1, 2, 3
 _Claim = tuple[Literal["good", "bad"], int, str]  # which side, how strong a kind, the answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drafted:
     """An item and the feedback that decided it, oldest first."""
 
     item: SnapshotItem
     deciding: tuple[Feedback, ...]
 
-    @property
+    @cached_property
     def raters(self) -> frozenset[str]:
         """The identified ones of those who decided it."""
         return frozenset(one.rater for one in self.deciding if one.rater != ANONYMOUS)
@@ -39,6 +40,27 @@ class Drafted:
     def weight(self) -> float:
         """What one of its raters has of the item: those who agree share it."""
         return 1 / (len(self.raters) + any(one.rater == ANONYMOUS for one in self.deciding))
+
+
+def two_sided(feedbacks: Iterable[Feedback]) -> frozenset[str]:
+    """The raters who both accept answers and correct some: those who give no name are one here."""
+    accepting, correcting = set(), set()
+    for one in feedbacks:
+        said = None if one.correction is None else one.correction.strip()
+        if said is not None and said != (one.answer or "").strip():
+            correcting.add(one.rater)
+        elif said is not None or (one.rating is not None and one.rating > 0.5):
+            accepting.add(one.rater)
+    return frozenset(accepting & correcting)
+
+
+def most_of_one(drafts: Iterable[Drafted]) -> float:
+    """The items that are the busiest rater's."""
+    held: defaultdict[str, float] = defaultdict(float)
+    for draft in drafts:
+        for rater in draft.raters:
+            held[rater] += draft.weight
+    return max(held.values(), default=0.0)
 
 
 def item_digest(messages: Sequence[Message] | None, prompt: str | None) -> str:

@@ -10,6 +10,7 @@ filter, the seed, and the ids of the feedback that decided each item. What the s
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from registry.halves import LEVELS, By, Halves, Limits, Related, draw, split
 from registry.near_duplicates import near_pairs
 from registry.records import ANONYMOUS, Feedback, Snapshot, SnapshotItem
 from registry.snapshot_filter import FEWEST, SnapshotFilter
-from registry.snapshot_items import Drafted, by_prompt, drafted, item_digest
+from registry.snapshot_items import Drafted, by_prompt, drafted, item_digest, most_of_one, two_sided
 
 __all__ = ["check_disjoint", "content", "freeze", "item_digest", "read"]
 
@@ -56,13 +57,14 @@ def freeze(
     taken = [feedback for feedback in feedbacks if takes(chosen, feedback)]
     pool = _Pool.of(taken, chosen, seed, Limits(limit_search, limit_confirm))
     halves, cap = pool.halves()
+    both = two_sided(taken)
     return _named(
         Snapshot(
             digest=_NO_DIGEST,
             adapter=adapter,
             frozen_at=at,
-            search=tuple(draft.item for draft in halves.search),
-            confirm=tuple(draft.item for draft in halves.confirm),
+            search=tuple(_item(draft, both) for draft in halves.search),
+            confirm=tuple(_item(draft, both) for draft in halves.confirm),
             filter=chosen,
             seed=seed,
             limits=(limit_search, limit_confirm),
@@ -105,6 +107,10 @@ def check_disjoint(snapshot: Snapshot) -> None:
             field="snapshot",
             items=shared,
         )
+
+
+def _item(draft: Drafted, both: frozenset[str]) -> SnapshotItem:
+    return draft.item.model_copy(update={"two_sided": any(one.rater in both for one in draft.deciding)})
 
 
 def _named(snapshot: Snapshot) -> Snapshot:
@@ -174,8 +180,9 @@ class _Pool:
     def _fair(self, by: By) -> tuple[Halves, int | None] | None:
         """The loosest cap that is fair in both halves, looked for from above; None where too few items would be left.
 
-        A half that one rater fills shrinks with the cap, so each step asks for what the step before would have allowed. Without
-        a limit of shares nothing is capped for the sake of a stricter split, either.
+        A half that one rater fills shrinks with the cap, so each step asks for what the step before would have allowed, and for
+        no more than the busiest rater has: a looser cap takes nothing away. Without a limit of shares nothing is capped for the
+        sake of a stricter split, either.
         """
         share, cap = self.chosen.max_rater_share, self.chosen.max_per_rater
         halves = self.split(by, cap)
@@ -184,7 +191,8 @@ class _Pool:
             if halves.sound and halves.fair(share):
                 return halves, cap
             before = cap or min(len(self.prompts), self.limits.search + self.limits.confirm)
-            cap = min(before - 1, halves.allowed(share) if halves.sound else int(_NEXT * before))
+            busiest = math.ceil(most_of_one(self.capped(cap)))
+            cap = min(before - 1, busiest, halves.allowed(share) if halves.sound else int(_NEXT * before))
             if cap < 1 or share == 1:
                 break
             halves = self.split(by, cap)

@@ -8,6 +8,9 @@ An answer rated down, and not corrected, is a failure of the champion of which n
 be asked of it. Left out alone, it would flatter the champion: of its right answers all would count, of its wrong ones a part.
 So as large a part of the right ones is taken. Measured on the starter pack, where half of what was wrong was corrected:
 see the gate's power in docs/results.md.
+
+Who corrects has looked closely; a thumb alone is often wrong, and an answer accepted by mistake is one that only the champion
+can repeat. So both kinds are taken of the same raters, those who accept and correct, as long as they say enough.
 """
 
 from __future__ import annotations
@@ -52,8 +55,15 @@ def confirm(
 def representative(items: Sequence[SnapshotItem]) -> list[SnapshotItem]:
     """The items that exact match may decide on: corrected and accepted answers, in the proportion of wrong and right ones.
 
-    Which of the accepted are taken follows from their digests.
+    Those of raters who do both, as long as they are enough to decide; else those of all.
     """
+    found = _in_proportion([item for item in items if item.two_sided])
+    accepted = sum(item.bad is None for item in found)
+    return found if min(accepted, len(found) - accepted) >= MIN_ITEMS else _in_proportion(items)
+
+
+def _in_proportion(items: Sequence[SnapshotItem]) -> list[SnapshotItem]:
+    """Which of the accepted are taken follows from their digests."""
     corrected = {item.digest for item in items if item.checkable and item.good is not None and item.bad is not None}
     accepted = sorted(item.digest for item in items if item.checkable and item.good is not None and item.bad is None)
     faulted = sum(item.good is None for item in items)  # and nobody said what was right

@@ -115,6 +115,22 @@ def test_ratings_alone_are_decided_by_likelihood() -> None:
     assert gain(report) <= 0
 
 
+def test_careless_thumbs_do_not_flatter_the_champion() -> None:
+    """Of those who only rate some click up whatever they read, and such an answer only the champion can repeat: they do not
+    count beside raters who both accept and correct. They do where those are too few to decide."""
+    true = SKILL[FINALIST] - SKILL[CHAMPION]
+    careless = [
+        item(number, answer=says(CHAMPION, f"q{number}"), rating=1.0).model_copy(update={"two_sided": False})
+        for number in range(8000, 12000)
+    ]
+    report = confirmed(users(8000) + careless)
+    assert report["accepted"] + report["corrected"] == 8000
+    assert abs(gain(report) - true) < 0.03
+    few = confirmed(users(40) + careless)
+    assert few["accepted"] > 1000
+    assert gain(few) < 0
+
+
 def test_what_is_taken_does_not_depend_on_the_order() -> None:
     """The same items, whatever the order they come in; all of them where every failure was corrected."""
     items = users(200, corrects=0.3)

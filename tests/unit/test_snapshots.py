@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry import snapshots
 from registry.errors import BadInput
+from registry.halves import Halves, split
 from registry.records import Feedback, Message, Snapshot, SnapshotItem
 from registry.snapshot_items import by_prompt, item_digest
 from registry.snapshots import check_disjoint, freeze
@@ -51,6 +54,23 @@ def test_what_feedback_says(fields: dict, good: str | None, bad: str | None, che
     item = only(said("2+2", **fields))
     assert (item.good, item.bad, item.checkable) == (good, bad, checkable)
     assert item.digest == item_digest(None, "2+2")
+
+
+def test_who_accepts_and_corrects_is_told_from_who_does_one_of_both() -> None:
+    """An item is two-sided where one of those who decided it accepts some answers and corrects others."""
+    snapshot = frozen(
+        said("1", rater="both", answer="a", rating=1.0),
+        said("2", rater="both", answer="a", correction="b"),
+        said("3", rater="same", answer="a", correction="a"),
+        said("4", rater="same", answer="a", correction="b"),
+        said("5", rater="rates", answer="a", rating=1.0),
+        said("6", rater="rates", answer="a", rating=0.0),
+        said("7", rater="corrects", answer="a", correction="b"),
+        said("8", rater="rates", answer="a", rating=1.0),
+        said("8", rater="both", answer="a", rating=1.0),
+    )
+    told = {item.prompt: item.two_sided for item in (*snapshot.search, *snapshot.confirm)}
+    assert told == {str(n): n in (1, 2, 3, 4, 8) for n in range(1, 9)}
 
 
 @pytest.mark.parametrize("fields", [{"answer": "4", "rating": 0.5}, {"answer": "4"}, {"rating": 1.0}, {}])
@@ -185,3 +205,20 @@ def test_words_alone_take_back_no_rating_and_no_key_speaks_over_another() -> Non
     other = said("q", id_="f3", rater="ann", minute=2, answer="b", rating=0.0, by="key-2")
     assert by_prompt([rated, words]) == {item_digest(rated.messages, rated.prompt): [rated]}
     assert by_prompt([rated, other]) == {item_digest(rated.messages, rated.prompt): [rated, other]}
+
+
+def test_a_cap_is_found_in_few_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search half of few raters may need a cap far below what it would allow: caps above the busiest rater are not tried."""
+    splits = 0
+
+    def counting(*given: Any, **named: Any) -> Halves:
+        nonlocal splits
+        splits += 1
+        return split(*given, **named)
+
+    monkeypatch.setattr(snapshots, "split", counting)
+    asks = {f"r{number}": 4 + 3 * (number % 5) + 4 * (number % 5 == 4) for number in range(40)}
+    asked = (said(f"{rater} {n}", rater=rater, answer="a", rating=1.0) for rater in asks for n in range(asks[rater]))
+    snapshot = frozen(*asked, limit=50)
+    assert (snapshot.rater_cap, snapshot.cap_held) == (13, True)
+    assert splits <= 12  # 20 is the busiest rater's; from what the halves allow it would be 75
