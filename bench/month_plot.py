@@ -15,6 +15,7 @@ TOLD = {
     "no_confirm": "no confirmation",
     "no_gate": "no gate",
     "no_canary": "no canary",
+    "nothing": "none of the three",
 }
 COLORS = {
     "off": GREY,
@@ -24,7 +25,7 @@ COLORS = {
     "no_canary": "#6b46c1",
     "nothing": "black",
 }
-EVENTS = {MISTAKE: "bad expert", BURST: "burst", POISONED: "poisoned week", (DRIFT[0] + DRIFT[1]) // 2 - 1: "drift"}
+EVENTS = {MISTAKE: "bad release", BURST: "burst", POISONED: "poisoned week", (DRIFT[0] + DRIFT[1]) // 2 - 1: "drift"}
 
 
 def draw(played: Sequence[dict[str, Any]], file: Path) -> None:

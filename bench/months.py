@@ -30,7 +30,6 @@ from bench.month_world import WEEKS, story
 from bench.report import conclude
 from swarm_worker.gate import Interval
 
-
 QUICK = Size(weeks=2, per_week=260, generations=1, new_feedback=150)
 WAYS = (OFF, LOOP, *NAIVE)
 TOLERANCE = 0.02
