@@ -24,8 +24,8 @@ from swarm_worker.utilities import UTILITIES
 
 SEARCH_ITEMS, CONFIRM_ITEMS = 200, 3000
 MAX_TOKENS = 24
-GATE = GatePolicy(level=0.8, correction="none")
-"""Where a trial follows, a gate need not promise what the trial does: of ten that are no better it lets one on trial."""
+GATE = GatePolicy(level=0.5, correction="none")
+"""Where a trial follows, a gate need not promise what the trial does: of four that are no better it lets one on trial."""
 SERVED_RANK = 16  # the starter service's ``max_lora_rank``
 
 
