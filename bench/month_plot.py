@@ -25,7 +25,7 @@ COLORS = {
     "no_canary": "#6b46c1",
     "nothing": "black",
 }
-EVENTS = {MISTAKE: "bad release", BURST: "burst", POISONED: "poisoned week", (DRIFT[0] + DRIFT[1]) // 2 - 1: "drift"}
+EVENTS = {MISTAKE: "bad release", BURST: "burst", POISONED: "poison", (DRIFT[0] + DRIFT[1]) // 2 - 1: "drift"}
 
 
 def draw(played: Sequence[dict[str, Any]], file: Path) -> None:
@@ -40,5 +40,5 @@ def draw(played: Sequence[dict[str, Any]], file: Path) -> None:
         axes.axvline(week, color=GREY, linewidth=0.6, linestyle=":")
         axes.text(week, axes.get_ylim()[1], word, fontsize=7, ha="center", va="bottom", color=GREY)
     axes.set(xlabel="week", ylabel="answers that are right, %")
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.45), ncols=2, frameon=False, fontsize=8)
     save(drawn, file)

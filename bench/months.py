@@ -26,7 +26,7 @@ import typer
 
 from bench.machine import headline, machine
 from bench.month_arm import LOOP, NAIVE, OFF, Arm, Size, Way
-from bench.month_world import WEEKS, story
+from bench.month_world import MISTAKE, WEEKS, story
 from bench.report import conclude
 from swarm_worker.gate import Interval
 
@@ -125,6 +125,7 @@ def bars(played: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "naive": {name: {"loop_minus": found["mean"], "ci_low": found["low"]} for name, found in naive.items()},
         "harm": {way.name: _harm(_weekly(played, way), off) for way in (LOOP, *NAIVE)},
+        "mistake": {way.name: _mistake(_weekly(played, way)) for way in (LOOP, *NAIVE)},
         "moves": {way.name: _moves(played, way) for way in (LOOP, *NAIVE)},
         "met": gain.low > 0 and worst >= -TOLERANCE and all(found["mean"] > 0 for found in naive.values()),
     }
@@ -150,6 +151,13 @@ def _harm(weekly: list[list[float]], off: list[list[float]]) -> float:
     """Points of utility below no loop, summed over the weeks in which it was below; the mean over seeds."""
     lost = (max(0.0, b - a) for one, other in zip(weekly, off, strict=True) for a, b in zip(one, other, strict=True))
     return sum(lost) / len(weekly)
+
+
+def _mistake(weekly: list[list[float]]) -> float | None:
+    """What the bad release took from its week, against the weeks before and after; the mean over seeds. None: it never came."""
+    if len(weekly[0]) <= MISTAKE + 1:
+        return None
+    return _mean([[weeks[MISTAKE] - (weeks[MISTAKE - 1] + weeks[MISTAKE + 1]) / 2] for weeks in weekly])
 
 
 def _moves(played: Sequence[dict[str, Any]], way: Way) -> dict[str, int]:

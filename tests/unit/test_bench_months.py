@@ -71,3 +71,10 @@ def test_the_bars_can_fail() -> None:
     assert not fallen["met"]
     assert fallen["worst_week"] == pytest.approx(-0.1)
     assert not bars([_played([0.4, 0.4, 0.4], [0.4, 0.4, 0.4])] * 3)["met"]
+
+
+def test_what_a_mistake_took_is_told_by_its_neighbours() -> None:
+    """The week of the bad release against the weeks before and after; nothing where the story is shorter."""
+    told = bars([_played([0.5, 0.5, 0.6, 0.4, 0.6], [0.4] * 5)])
+    assert told["mistake"]["loop"] == pytest.approx(-0.2)
+    assert bars([_played([0.5, 0.5], [0.4, 0.4])])["mistake"]["loop"] is None
