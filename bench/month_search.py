@@ -65,9 +65,8 @@ def find(
         return None
     engine.set_experts(list(experts))
     before = AdapterFolder(champion)
-    starts = (
-        [] if start is None else [start + (0.0,) * (len(experts) - len(start))]
-    )  # of an expert since, it has nothing
+    # Experts that joined the pool since are no part of the champion.
+    starts = [] if start is None else [start + (0.0,) * (len(experts) - len(start))]
     optimizer = search.make(
         "cma_es", n_experts=len(experts), seed=seed, starts=tuple(starts), max_generations=generations
     )
