@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.month_answers import Answers
 from bench.month_search import find
+from bench.month_searches import Searches
 from bench.month_trial import Trial
 from bench.month_world import MISTAKE, POISONED, WEEKS, Request, flood, said
 from registry import rollout as rules
@@ -79,7 +80,18 @@ class Week:
 class Arm:
     """Plays one way. ``folders``: version number -> PEFT folder, as a registry would hold them."""
 
-    def __init__(self, way: Way, pack: Pack, answers: Answers, bad: Path, seed: int, size: Size, scratch: Path) -> None:
+    def __init__(
+        self,
+        way: Way,
+        pack: Pack,
+        answers: Answers,
+        searches: Searches,
+        bad: Path,
+        seed: int,
+        size: Size,
+        scratch: Path,
+    ) -> None:
+        self.searches, self.now = searches, BEGINS
         self.way, self.answers, self.seed, self.size, self.scratch = way, answers, seed, size, scratch
         self.folders = dict(enumerate(pack.experts.values(), start=1))
         self.experts = list(self.folders)
@@ -101,21 +113,22 @@ class Arm:
             if number == MISTAKE and self.way.adapts:
                 self._mistake = self._register(self.bad, expert=True)
             for start in range(0, len(requests), CHUNK):
-                self._tick(week, number)
+                self.now = BEGINS + timedelta(weeks=number + start / len(requests))
+                self._tick(week)
                 self._serve(week, requests[start : start + CHUNK])
             if number == POISONED:
                 self._keep(flood(requests, self.seed), version=self.rollout.champion)
             weeks.append(week)
         return weeks
 
-    def _tick(self, week: Week, number: int) -> None:
+    def _tick(self, week: Week) -> None:
         self._look(week)
         if self.trial is None and self._mistake is not None:
             week.moves.append("released by mistake")
             self._release(week, self._mistake)
             self._mistake = None
         elif self.trial is None and self.way.adapts:
-            self._adapt(week, number)
+            self._adapt(week)
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
@@ -134,7 +147,7 @@ class Arm:
 
     def _keep(self, told: Sequence[tuple[Request, dict[str, Any]]], version: int | None) -> None:
         for request, fields in told:
-            at = BEGINS + timedelta(weeks=request.week, seconds=request.number)
+            at = self.now + timedelta(milliseconds=request.number)
             messages = tuple(Message(**message) for message in request.messages)
             self.feedback.append(
                 Feedback(id=f"f{next(self._ids)}", adapter=ADAPTER, version=version, messages=messages, at=at, **fields)
@@ -161,7 +174,7 @@ class Arm:
             word = "kept back" if verdict.kind == "worse" else "undecided"
             week.moves.append(f"{word} {version}")
 
-    def _adapt(self, week: Week, number: int) -> None:
+    def _adapt(self, week: Week) -> None:
         """A run, if there is enough new feedback: what passes the gate goes on trial, or straight to the users."""
         if len(self.feedback) - self._seen < self.size.new_feedback:
             return
@@ -170,17 +183,18 @@ class Arm:
         champion = self.rollout.champion or 1
         found = find(
             self.answers.engine,
+            self.searches,
             [self.folders[expert] for expert in self.experts],
             self.folders[champion],
             self.feedback,
             self.scratch / f"{self.way.name}-{self.runs}",
-            chosen=SnapshotFilter(since=BEGINS + timedelta(weeks=number + 1 - REMEMBERED)),
+            chosen=SnapshotFilter(since=self.now - timedelta(weeks=REMEMBERED)),
             start=self.mixes.get(champion),
             confirms=self.way.confirms,
             look=self.looks + 1,
             generations=self.size.generations,
             seed=self.seed * 1000 + self.runs,
-            at=BEGINS + timedelta(weeks=number + 1),
+            at=self.now + timedelta(minutes=1),
         )
         if found is None:
             return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from bench.month_searches import Searches
 from registry.gate_policy import GatePolicy
 from registry.records import Feedback, SnapshotItem
 from registry.snapshot_filter import FEWEST, SnapshotFilter
@@ -24,8 +25,9 @@ from swarm_worker.utilities import UTILITIES
 
 SEARCH_ITEMS, CONFIRM_ITEMS = 200, 3000
 MAX_TOKENS = 24
-GATE = GatePolicy(level=0.5, correction="none")
-"""Where a trial follows, a gate need not promise what the trial does: of four that are no better it lets one on trial."""
+GATE = GatePolicy(level=0.9, tolerance=0.05, correction="none")
+"""Keeps out what is shown to be worse. What is better the users say, in the trial that follows; what a gate refuses for want of
+proof costs them more than it saves (docs/log.md)."""
 SERVED_RANK = 16  # the starter service's ``max_lora_rank``
 
 
@@ -40,6 +42,7 @@ class Finalist:
 
 def find(
     engine: ScoringEngine,
+    searches: Searches,
     experts: Sequence[Path],
     champion: Path,
     feedback: Sequence[Feedback],
@@ -67,13 +70,17 @@ def find(
     before = AdapterFolder(champion)
     # Experts that joined the pool since are no part of the champion.
     starts = [] if start is None else [start + (0.0,) * (len(experts) - len(start))]
-    optimizer = search.make(
-        "cma_es", n_experts=len(experts), seed=seed, starts=tuple(starts), max_generations=generations
-    )
-    items = [rated(item) for item in snapshot.search]
-    best = climb(optimizer, Scorer(engine, UTILITIES["preference"], items, reference=before))
-    materialise(experts, best.coefficients, folder, space="delta", max_rank=SERVED_RANK)
+
+    def climbed() -> tuple[float, ...]:
+        optimizer = search.make(
+            "cma_es", n_experts=len(experts), seed=seed, starts=tuple(starts), max_generations=generations
+        )
+        items = [rated(item) for item in snapshot.search]
+        return climb(optimizer, Scorer(engine, UTILITIES["preference"], items, reference=before)).coefficients
+
+    coefficients = searches.found(snapshot.digest, experts, champion, starts, generations, seed, climbed)
+    materialise(experts, coefficients, folder, space="delta", max_rank=SERVED_RANK)
     unseen: Sequence[SnapshotItem] = snapshot.confirm if confirms else snapshot.search
     scores = confirm(engine, before, AdapterFolder(folder), unseen, max_tokens=MAX_TOKENS)
     decision = decide(scores["before"], scores["after"], seed=seed, gate=GATE, look=look, accepted=accepted(scores))
-    return Finalist(folder, best.coefficients, decision)
+    return Finalist(folder, coefficients, decision)

@@ -13,12 +13,12 @@ POLICY = CanaryPolicy(
     automatic=True,
     steps=(0.5,),
     dwell=0,
-    early_ratings=150,
-    early_lead=0.03,
-    max_ratings=400,
-    false_moves=0.2,
+    early_ratings=60,
+    early_lead=0.0,
+    max_ratings=120,
+    false_moves=0.4,
     promote_on="no_worse",
-    tolerance=0.05,
+    tolerance=0.15,
 )
 """A net behind a gate, in a small town: half of it decides within days. What is much worse is off within a few hundred ratings;
 what is better, or no different, seldom falls. How other policies would decide is in docs/log.md."""

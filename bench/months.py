@@ -26,6 +26,7 @@ import typer
 
 from bench.machine import headline, machine
 from bench.month_arm import LOOP, NAIVE, OFF, Arm, Size, Way
+from bench.month_searches import Searches
 from bench.month_world import MISTAKE, WEEKS, story
 from bench.report import conclude
 from swarm_worker.gate import Interval
@@ -72,14 +73,14 @@ def play(task: tuple[int, Way, Size, Path | None]) -> dict[str, Any]:
     if kept and kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
-    told = _played(seed, way, size)
+    told = _played(seed, way, size, Searches(work and work / "searches"))
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(told))
     return told
 
 
-def _played(seed: int, way: Way, size: Size) -> dict[str, Any]:
+def _played(seed: int, way: Way, size: Size, searches: Searches) -> dict[str, Any]:
     import torch
 
     from bench.month_answers import Answers
@@ -91,7 +92,7 @@ def _played(seed: int, way: Way, size: Size) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="shoal-months-") as scratch:
         answers = Answers(TransformersEngine.load(pack.base))
         bad = spoiled(pack.experts["shift"], Path(scratch) / "bad")
-        arm = Arm(way, pack, answers, bad, seed, size, Path(scratch))
+        arm = Arm(way, pack, answers, searches, bad, seed, size, Path(scratch))
         weeks = arm.play(story(seed, size.per_week, size.weeks))
     told = {"weeks": [asdict(week) | {"utility": week.utility} for week in weeks], "runs": arm.runs}
     print(f"seed {seed}, {way.name}: {_weeks(told)}", flush=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from registry.canary_policy import CanaryPolicy
 from registry.drop_policy import DropPolicy
@@ -45,7 +45,7 @@ class Policy(Record):
     gate: GatePolicy = GatePolicy()
     guards: tuple[GuardPolicy, ...] = Field(default=(), max_length=20)
     promote: bool = True
-    canary: CanaryPolicy = CanaryPolicy()
+    canary: CanaryPolicy = Field(default=CanaryPolicy(), validate_default=True)
     recording: RecordingPolicy = RecordingPolicy()
     schema_number: int = SCHEMA
 
@@ -55,6 +55,17 @@ class Policy(Record):
         if value is not None:
             window(value)
         return value
+
+    @field_validator("canary")
+    @classmethod
+    def _users_decide(cls, canary: CanaryPolicy, others: ValidationInfo) -> CanaryPolicy:
+        gate = others.data.get("gate")
+        if gate is not None and gate.tolerance and not canary.automatic:
+            raise ValueError(
+                "a gate with a tolerance promises no gain, so users must decide: set canary.automatic to true, "
+                "or gate.tolerance to 0"
+            )
+        return canary
 
     @classmethod
     def read(cls, given: Any) -> Policy:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from registry.gate_policy import GatePolicy
+from swarm_worker.no_loss import chance_of_harmless
 from swarm_worker.sign_flip import chance_of_gain
 
 DRAWS = 10_000
@@ -50,7 +51,8 @@ class Decision:
     """What the gate says, with the numbers that it says it by. Scores and differences are shares (0.26: 26 points).
 
     ``low``, ``high``: the interval at ``level``. ``look``: the how manieth look this is at a challenger of this champion;
-    ``p``: the chance of such a gain if the two are equal, which may be ``alpha`` at most. ``tested`` is false with too few items:
+    ``p``: the chance of such a gain if the two are equal (of such a comparison, if it is worse by ``tolerance``), which may be
+    ``alpha`` at most. ``tested`` is false with too few items:
     that is no look, and spends nothing.
     """
 
@@ -67,6 +69,7 @@ class Decision:
     alpha: float
     look: int
     level: float
+    tolerance: float
     tested: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -128,13 +131,17 @@ def decide(
     """The challenger passes when the lower bound of its gain is above 0, on at least ``min_items`` unseen items, and chance
     alone gives such a gain no more often than this look may spend.
 
+    Where the gate has a ``tolerance``, it passes when that bound is above minus the tolerance, a challenger that is worse by as
+    much would look so no more often than this look may spend, and nothing shows it to be worse: scores must then lie in [0, 1].
+
     ``accepted``: how many of the items are answers that users accepted, where the measure needs some; fewer than the gate asks
     for, and nothing is tested: a challenger that is no better would be right where the champion was wrong, and nobody could
     say where it is the other way round.
     """
     interval = paired_bootstrap(before, after, seed, draws, gate.level)
     n, alpha = len(before), allowed(gate, look)
-    p = chance_of_gain(np.asarray(after, dtype=float) - np.asarray(before, dtype=float))  # type: ignore[arg-type]
+    difference = [float(one - other) for one, other in zip(after, before, strict=True)]
+    p = chance_of_harmless(difference, gate.tolerance) if gate.tolerance else chance_of_gain(difference)
     mean_before, mean_after = float(np.mean(before)), float(np.mean(after))
     comparison = (
         f"{mean_after:.1%} against {mean_before:.1%} on {n} unseen items: {_points(interval.mean)} points "
@@ -152,12 +159,15 @@ def decide(
         )
     elif interval.high < 0:
         reason = f"{comparison}; it is worse"
-    elif interval.low <= 0:
-        reason = f"{comparison}; the interval does not exclude 0, so it may be no better"
+    elif gate.tolerance and not any(difference):
+        reason = f"{comparison}; it differs on none of them, so there is nothing to try"
+    elif interval.low <= -gate.tolerance:
+        reason = f"{comparison}; the interval does not exclude {_excluded(gate)}"
     elif p > alpha:
         reason = f"{comparison}; not enough: {chance}"
     else:
-        passed, reason = True, f"{comparison}; {chance}"
+        within = f"worse by no more than the {100 * gate.tolerance:g} points allowed; " if gate.tolerance else ""
+        passed, reason = True, f"{comparison}; {within}{chance}"
     return Decision(
         passed=passed,
         reason=reason,
@@ -172,6 +182,7 @@ def decide(
         alpha=alpha,
         look=look,
         level=gate.level,
+        tolerance=gate.tolerance,
         tested=tested,
     )
 
@@ -194,6 +205,12 @@ def power(effect: float, spread: float, n: int, level: float = LEVEL, alpha: flo
     normal = NormalDist()
     tail = min((1 - level) / 2, 1.0 if alpha is None else alpha)
     return normal.cdf(effect * n**0.5 / spread - normal.inv_cdf(1 - tail))
+
+
+def _excluded(gate: GatePolicy) -> str:
+    if gate.tolerance:
+        return f"{_points(-gate.tolerance)}, so it may be worse by more than allowed"
+    return "0, so it may be no better"
 
 
 def _percent(level: float) -> str:
