@@ -131,8 +131,8 @@ def decide(
     """The challenger passes when the lower bound of its gain is above 0, on at least ``min_items`` unseen items, and chance
     alone gives such a gain no more often than this look may spend.
 
-    Where the gate has a ``tolerance``, it passes also when that bound is above minus the tolerance, a challenger that is worse by
-    as much would look so no more often than this look may spend, and nothing shows it to be worse. Scores must then lie in [0, 1].
+    Where the gate has a ``tolerance``, it passes also when that bound is above minus the tolerance, a challenger that is worse
+    by as much would look so no more often than this look may spend, and nothing shows it to be worse. Scores then lie in [0, 1].
 
     ``accepted``: how many of the items are answers that users accepted, where the measure needs some; fewer than the gate asks
     for, and nothing is tested: a challenger that is no better would be right where the champion was wrong, and nobody could
@@ -140,7 +140,7 @@ def decide(
     """
     interval = paired_bootstrap(before, after, seed, draws, gate.level)
     n, alpha = len(before), allowed(gate, look)
-    difference = [float(one - other) for one, other in zip(after, before, strict=True)]
+    difference: list[float] = np.subtract(after, before, dtype=float).tolist()
     p = chance_of_gain(difference)
     if gate.tolerance:
         # What is shown to be better is shown to be no worse, also where the items are too few for the cautious test of that.

@@ -258,6 +258,10 @@ class RunDriver:
                 run, "done", f"Registered {adapter}@{version}, not promoted: the adapter's policy changed meanwhile."
             )
             return
+        if run.gate.tolerance and not policy.canary.automatic:
+            told = "its gate's tolerance promises no gain, and the policy no longer lets users decide (canary.automatic)"
+            self._end(run, "done", f"Registered {adapter}@{version}, not promoted: {told}.")
+            return
         if not run.moving:
             saved = self.registry.runs.save(run.model_copy(update={"moving": True}))
             if saved is None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from registry.adaptation import begin
+from registry.canary_policy import CanaryPolicy
 from registry.errors import BadInput, RunGoing, RunUnknown, TooLittleFeedback
 from registry.gate_policy import GatePolicy
 from registry.guard_policy import GuardPolicy
@@ -178,6 +179,24 @@ def test_a_policy_that_changes_at_the_last_moment_is_kept(workshop: Workshop) ->
     ended = registry.runs.get(run.id)
     assert (ended.status, ended.promoted) == ("done", False)
     assert "policy changed" in ended.outcome
+    assert registry.rollout(BOT).champion == 1
+
+
+def test_a_find_that_nobody_will_try_is_not_promoted_on_a_tolerance(workshop: Workshop) -> None:
+    """Its gate promised no gain because users were to decide; the policy no longer lets them when the find is ready."""
+    give_feedback(workshop, 120)
+    registry = workshop.registry
+    lenient = GatePolicy(tolerance=0.05)
+    registry.set_policy(BOT, Policy(gate=lenient, canary=CanaryPolicy(automatic=True)), by="someone")
+    run = begin(registry, RunSpec(adapter=BOT), by="test")
+    assert run.gate == lenient
+    promoting = registry.runs.save(run.model_copy(update={"status": "promoting", "version": 2}))
+    assert promoting is not None
+    registry.set_policy(BOT, Policy(), by="someone")
+    workshop.driver.advance(run.id)
+    ended = registry.runs.get(run.id)
+    assert (ended.status, ended.promoted) == ("done", False)
+    assert "tolerance promises no gain" in ended.outcome
     assert registry.rollout(BOT).champion == 1
 
 

@@ -119,3 +119,46 @@ def test_scores_that_do_not_pair_are_refused() -> None:
         paired_bootstrap([0.1], [0.1], seed=1, level=95)
     with pytest.raises(ValueError, match="spread"):
         power(0.1, 0.0, 10)
+
+
+def test_a_tolerance_passes_what_is_not_shown_to_be_better() -> None:
+    """800 items of which 20 get better and 16 worse: no gain is shown, and no loss of 3 points either."""
+    before = [1.0] * 16 + [0.0] * 20 + [1.0] * 400 + [0.0] * 364
+    after = [0.0] * 16 + [1.0] * 20 + [1.0] * 400 + [0.0] * 364
+    assert not decide(before, after, seed=1).passed
+    decision = decide(before, after, seed=1, gate=GatePolicy(tolerance=0.03))
+    assert decision.passed
+    assert decision.tolerance == 0.03
+    assert decision.p <= decision.alpha
+    assert "worse by no more than the 3 points allowed" in decision.reason
+
+
+def test_a_tolerance_is_no_licence() -> None:
+    """What is shown to be worse stays out although it is within the tolerance; so does what may be worse than that, and what
+    differs on no item, for which there is nothing to try."""
+    gate = GatePolicy(tolerance=0.1)
+    worse = decide(*accuracies(2000, 0.5, 0.48), seed=1, gate=gate)
+    assert (worse.passed, worse.reason.endswith("it is worse")) == (False, True)
+    unknown = decide([1.0] * 6 + [0.0] * 34, [0.0] * 6 + [1.0] * 5 + [0.0] * 29, seed=1, gate=gate)
+    assert not unknown.passed
+    assert "does not exclude -10.0, so it may be worse by more than allowed" in unknown.reason
+    same = decide(*accuracies(2000, 0.5, 0.5), seed=1, gate=gate)
+    assert (same.passed, same.reason.endswith("nothing to try")) == (False, True)
+
+
+def test_a_tolerance_keeps_its_own_promise() -> None:
+    """Of 400 challengers that are worse by the tolerance at most a share 1 - level passes (fewer: the test is cautious)."""
+    rng = np.random.default_rng(11)
+    gate, passed = GatePolicy(level=0.9, correction="none", tolerance=0.05), 0
+    for seed in range(400):
+        before = (rng.random(200) < 0.5).astype(float)
+        lost = (rng.random(200) < 0.1) * before
+        passed += decide(before, before - lost, seed=seed, draws=500, gate=gate).passed
+    assert passed / 400 <= 0.1
+
+
+def test_a_gain_passes_with_a_tolerance_wherever_it_passes_without() -> None:
+    """91 items, all a little better: too few for the cautious test of no loss, enough for the test of a gain."""
+    before, after = [0.5] * 91, [0.52] * 91
+    for gate in (GatePolicy(), GatePolicy(tolerance=0.01)):
+        assert decide(before, after, seed=1, gate=gate).passed

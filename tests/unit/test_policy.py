@@ -185,3 +185,12 @@ def test_ratings_that_are_all_alike_are_no_certainty() -> None:
     assert drop_of([1.0] * 20 + [0.0] * 20, 40, policy).dropped  # type: ignore[union-attr]
     assert not drop_of([1.0] * 39 + [0.0], 40, policy).dropped  # type: ignore[union-attr]
     assert not drop_of([1.0] * 40, 40, policy).dropped  # type: ignore[union-attr]
+
+
+def test_a_gate_with_a_tolerance_needs_a_trial() -> None:
+    """It promises no gain: without a trial nobody would have said that the find is better."""
+    with pytest.raises(BadInput, match="'canary': a gate with a tolerance promises no gain, so users must decide"):
+        Policy.read({"gate": {"tolerance": 0.02}})
+    with pytest.raises(BadInput, match="'canary'"):
+        Policy.read({"gate": {"tolerance": 0.02}, "canary": {"automatic": False}})
+    assert Policy.read({"gate": {"tolerance": 0.02}, "canary": {"automatic": True}}).gate.tolerance == 0.02
