@@ -23,10 +23,17 @@ def plain(value: str, field: str, most: int, *, lines: bool = True) -> str:
     ``lines``: a break is odd, too."""
     if len(value) > most:
         raise BadInput(f"'{field}' has {len(value)} characters, at most {most} are kept.", field=field)
+    if problem := oddity(value, lines=lines):
+        raise BadInput(f"'{field}' holds {problem}.", field=field)
+    return value
+
+
+def oddity(value: str, *, lines: bool = True) -> str | None:
+    """What ``value`` holds that no person should be shown, in words; None for nothing. ``lines`` as in ``plain``."""
     for character in value:
         if _odd(character) and not (lines and character in _BREAKS):
-            raise BadInput(f"'{field}' holds U+{ord(character):04X}, which cannot be shown as what it is.", field=field)
-    return value
+            return f"U+{ord(character):04X}, which cannot be shown as what it is"
+    return None
 
 
 def a_reason(value: str) -> str:

@@ -6,11 +6,12 @@ import secrets
 from datetime import UTC, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 from pydantic_core import to_json
 
 from registry.ratings import MOST_STARS, THUMBS, Thumbs, rating_of_stars
 from registry.records import ANONYMOUS, AdapterName, Message, now
+from registry.text import oddity
 from service.api.parts import Shape
 from service.auth import Caller
 
@@ -19,8 +20,16 @@ TEXT = 100_000
 MOST_SAMPLING = 10_000
 AHEAD = timedelta(minutes=5)
 """How far a caller's clock may be before ours."""
-Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+def _on_one_line(value: str) -> str:
+    if problem := oddity(value, lines=False):
+        raise ValueError(f"it holds {problem}")
+    return value
+
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_on_one_line)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_on_one_line)]
 Fields = dict[str, Any]
 
 

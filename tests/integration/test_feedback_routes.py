@@ -10,9 +10,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from registry.errors import RegistryDown
 from registry.records import Feedback
 from registry.registry import Registry
 from registry.settings import RegistrySettings
+from service.keyring import Keyring
 from tests.peft_folders import write_adapter
 from tests.served_app import serving
 
@@ -169,6 +171,38 @@ async def test_the_keys_own_raters_are_held_to(shoal: httpx.AsyncClient, registr
     assert partial.json()["items"][1]["error"]["code"] == "forbidden"
     assert {one.rater for one in registry.feedback.all("bot")} == {"ann"}
     assert (await shoal.post("/api/keys", json={"name": "x", "scopes": ["feedback"], "raters": []})).status_code == 422
+
+
+@pytest.mark.parametrize("field", ["rater", "conversation", "labels"])
+async def test_names_are_one_line_of_what_they_show(shoal: httpx.AsyncClient, field: str) -> None:
+    """A break, or a character that turns or clears a terminal, in a rater's name or a label is refused; of a partial batch the
+    item alone."""
+    for odd in ("a\nb", "a\u001b[2Jb", "a\u202eb"):
+        body = {**INLINE, "rating": 1, field: [odd] if field == "labels" else odd}
+        told = await post(shoal, body, 422)
+        assert "which cannot be shown as what it is" in told["error"]["message"]
+        partial = await post(shoal, {"items": [{**INLINE, "rating": 1}, body], "partial": True}, 201)
+        assert (partial["accepted"], partial["refused"]) == (1, 1)
+    await post(shoal, {**INLINE, "rating": 1, field: ["größer 好"] if field == "labels" else "größer 好"}, 201)
+
+
+async def test_a_key_that_was_made_is_told_though_redis_goes(
+    shoal: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis answers the write and then no more: the answer still has the token, which is nowhere else, and it opens."""
+    with monkeypatch.context() as gone:
+
+        def look(self: Keyring) -> None:
+            raise RegistryDown("gone")
+
+        gone.setattr(Keyring, "look", look)
+        made = await shoal.post("/api/keys", json={"name": "app", "scopes": ["feedback"]})
+        assert made.status_code == 201, made.text
+    other = await shoal.post("/api/keys", json={"name": "other", "scopes": ["feedback"]})
+    assert other.status_code == 201
+    headers = {"authorization": f"Bearer {made.json()['token']}"}
+    kept = await shoal.post("/api/feedback", json={**INLINE, "rating": 1}, headers=headers)
+    assert kept.status_code == 201, kept.text
 
 
 async def test_the_schema_of_a_body_is_told(shoal: httpx.AsyncClient) -> None:
