@@ -259,7 +259,9 @@ class RunDriver:
             )
             return
         if run.gate.tolerance and not policy.canary.automatic:
-            told = "its gate's tolerance promises no gain, and the policy no longer lets users decide (canary.automatic)"
+            told = (
+                "its gate's tolerance promises no gain, and the policy no longer lets users decide (canary.automatic)"
+            )
             self._end(run, "done", f"Registered {adapter}@{version}, not promoted: {told}.")
             return
         if not run.moving:
