@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from registry.canonical import digest
+from registry.files import write_atomically
 
 Coefficients = tuple[float, ...]
 
@@ -41,8 +42,7 @@ class Searches:
         if kept.exists():
             return tuple(json.loads(kept.read_text()))
         found = tuple(float(value) for value in search())
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(found))
+        write_atomically(kept, json.dumps(found).encode())  # another way may be about to read it
         return found
 
 

@@ -52,8 +52,7 @@ class Decision:
 
     ``low``, ``high``: the interval at ``level``. ``look``: the how manieth look this is at a challenger of this champion;
     ``p``: the chance of such a gain if the two are equal (of such a comparison, if it is worse by ``tolerance``), which may be
-    ``alpha`` at most. ``tested`` is false with too few items:
-    that is no look, and spends nothing.
+    ``alpha`` at most. ``tested`` is false with too few items: that is no look, and spends nothing.
     """
 
     passed: bool

@@ -45,9 +45,8 @@ def create_key(body: NewKey, parts: PartsOf, caller: Caller) -> Any:
         days=body.days,
         raters=body.raters,
     )
-    with suppress(
-        RegistryDown
-    ):  # gone since: the key is kept, this answer has its only token, and the next look is soon
+    # Redis may have gone since: the key is kept, this answer has its only token, and the next look is soon.
+    with suppress(RegistryDown):
         _look(parts)
     return {"key": shown(key), "token": token}
 
