@@ -18,6 +18,7 @@
     |   |-- VersionWithdrawn       was rolled back; promotes only by hand
     |   |-- VersionRetired
     |   |-- NotReady               a live replica cannot serve the version
+    |   |-- InteractionAmbiguous   the request id was used for several answers
     |   |-- RunGoing               one run an adapter at a time
     |   |-- RegistryWentBack         an older Redis, or an empty one where adapters are known
     |   |-- TargetNotEmpty           a restore would replace what is there
@@ -223,6 +224,17 @@ class NotReady(Conflict):
             adapter=adapter,
             version=version,
             replicas=reasons,
+        )
+
+
+class InteractionAmbiguous(Conflict):
+    code = "interaction_ambiguous"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"Request id '{request_id}' was used for several answers, so it does not say which of them is meant. Send 'adapter', "
+            "'version', 'prompt' (or 'messages') and 'answer' inline; from now on use one id a request.",
+            request_id=request_id,
         )
 
 

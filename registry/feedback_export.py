@@ -15,6 +15,8 @@ from registry.records import Feedback
 Format = Literal["jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _LEFT_OUT = {"schema_number"}
+_UNSAID = {"by", "comment"}
+"""Where nothing is an empty text. Elsewhere one says something: an answer of no words, or that none would have been right."""
 
 
 def export(log: FeedbackLog, adapter: str, format_: Format) -> Iterator[bytes]:
@@ -35,8 +37,16 @@ def _row(feedback: Feedback, replaced: dict[str, str]) -> dict[str, Any]:
 
 def _lines(pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
     for page in pages:
-        said = ({name: value for name, value in row.items() if value not in (None, "", (), {})} for row in page)
-        yield b"".join(to_json(row) + b"\n" for row in said)
+        yield b"".join(to_json(_said(row)) + b"\n" for row in page)
+
+
+def _said(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what it does not say."""
+    return {
+        name: value
+        for name, value in row.items()
+        if value not in (None, (), {}) and not (name in _UNSAID and value == "")
+    }
 
 
 def _parquet(pages: Iterator[list[dict[str, Any]]], arrow: Any) -> Iterator[bytes]:

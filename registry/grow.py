@@ -72,19 +72,20 @@ def growth(grow: Grow, runs: Iterable[Run], champion: int) -> Growth | None:
     """The growth that a new run begins with, or None where it does not grow.
 
     ``runs``: those of the adapter, newest first. Runs against another champion, and those that failed or were cancelled, say
-    nothing of whether this champion's hull is used up.
+    nothing of whether this champion's hull is used up. What passed the gate and lost its trial is nothing better; what is left to
+    a person may be.
     """
     if grow.when == "always":
         return Growth(reason="as asked")
     if grow.when == "never":
         return None
     concluded = [
-        run.status
+        run.status == "done" and not run.lost_trial
         for run in runs
         if run.champion is not None and run.champion.version == champion and run.status in ("done", "stopped")
     ]
     latest = concluded[: grow.after]
-    if len(latest) < grow.after or "done" in latest:
+    if len(latest) < grow.after or any(latest):
         return None
     return Growth(reason=f"the last {grow.after} runs against version {champion} found nothing better")
 

@@ -268,6 +268,7 @@ class Interaction(Record):
     """One answer and the version that gave it; kept so that feedback by request id can be joined.
 
     ``conversation``: the session that the request named. ``shadow``: a trial's answer on the side, that no user was given.
+    ``ambiguous``: its id was used for other answers after it, which have no record: the id alone does not name this one.
     """
 
     request_id: str
@@ -282,6 +283,7 @@ class Interaction(Record):
     seconds: float = 0.0
     shadow: bool = False
     conversation: str | None = None
+    ambiguous: bool = False
     schema_number: int = SCHEMA
 
 
@@ -430,7 +432,8 @@ class Run(Record):
     """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON.
 
     ``gate``, ``guards``: what its finalist must show and may not lose, as the adapter's policy said when the run began.
-    ``moving``: it is about to move the rollout, and is not cancelled any more.
+    ``moving``: it is about to move the rollout, and is not cancelled any more. ``lost_trial``: users tried what it found, and the
+    champion stayed.
     """
 
     id: str
@@ -462,6 +465,7 @@ class Run(Record):
     decision: dict[str, Any] | None = None
     version: int | None = None
     promoted: bool = False
+    lost_trial: bool = False
     outcome: str = ""
     schema_number: int = SCHEMA
 

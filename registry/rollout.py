@@ -19,11 +19,13 @@ MOST_PINS = 64
 def promote(rollout: Rollout, version: int, *, at: datetime, by_itself: bool = False) -> Rollout:
     """The champion moves forward to ``version``; the one before it joins the trail.
 
-    ``by_itself``: no person asked for this move; then a version that was rolled back stays back.
-    Promoting the champion again is a move too (it ends a trial), but leaves the trail as it is.
+    ``by_itself``: no person asked for this move; then a version that was rolled back stays back, and so does one beside another's
+    trial. Promoting the champion again is a move too (it ends a trial), but leaves the trail as it is.
     """
     if by_itself and version in rollout.withdrawn:
         raise VersionWithdrawn(rollout.adapter, version)
+    if by_itself:
+        _beside_no_other(rollout, version)
     moved = rollout.champion is not None and rollout.champion != version
     return rollout.model_copy(
         update={
@@ -74,13 +76,8 @@ def start_canary(
     """
     if by_itself and version in rollout.withdrawn:
         raise VersionWithdrawn(rollout.adapter, version)
-    if by_itself and rollout.challenger not in (None, version):
-        raise Conflict(
-            f"{rollout.adapter}@{rollout.challenger} is on trial. End that trial first (`shoal canary {rollout.adapter} --end`), "
-            "or wait until it is decided.",
-            adapter=rollout.adapter,
-            version=rollout.challenger,
-        )
+    if by_itself:
+        _beside_no_other(rollout, version)
     if rollout.champion is None:
         raise BadInput(f"'{rollout.adapter}' has no champion yet: promote a version first.", field="version")
     if version == rollout.champion:
@@ -177,6 +174,16 @@ def _needed(rollout: Rollout, version: int) -> str:
     if version in rollout.pins:
         return f"it is pinned. Unpin it first: `shoal unpin {rollout.adapter} {version}`."
     return "it is the way back from the champion. Promote another version first."
+
+
+def _beside_no_other(rollout: Rollout, version: int) -> None:
+    if rollout.challenger not in (None, version):
+        raise Conflict(
+            f"{rollout.adapter}@{rollout.challenger} is on trial. End that trial first (`shoal canary {rollout.adapter} --end`), "
+            "or wait until it is decided.",
+            adapter=rollout.adapter,
+            version=rollout.challenger,
+        )
 
 
 def _cut(trail: tuple[int, ...], target: int) -> tuple[int, ...]:

@@ -15,6 +15,9 @@ FEWEST = 80
 
 Caps and balancing give way only so far as it takes to keep so many."""
 
+LONGEST = 365_000 * 86400.0
+"""A thousand years: beyond them there are no times."""
+
 Names = tuple[Annotated[str, Field(max_length=200)], ...]
 
 
@@ -54,7 +57,7 @@ class SnapshotFilter(Record):
 
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
-    last: Seconds | None = None
+    last: Annotated[Seconds, Field(le=LONGEST)] | None = None
     versions: tuple[int, ...] | None = None
     raters: Chosen = Chosen()
     labels: Chosen = Chosen()

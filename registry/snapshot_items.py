@@ -1,7 +1,9 @@
 """What raters said of one prompt, as one item, and who decided it. Pure.
 
-Of several feedbacks by one rater (one name under one API key) on one prompt the latest counts (by time, then id); who gives no
-name is another at every request. A comment or labels alone replace nothing. A correction is good, and the answer
+Of several feedbacks by one rater (one name under one API key) on one prompt those of the latest answer count (by time, then id),
+and of these the latest of each part: a rating replaces a rating, a correction a correction, a pair a pair; and a rating up
+of what was corrected takes the correction back. Who gives no name is another at every request. A comment or labels alone
+replace nothing. A correction is good, and the answer
 it corrects is bad if it differs; an answer rated above .5 is good, below .5 bad, at .5 says nothing; of a pair the preferred
 is good and the rejected bad. Raters of the same answer count together, by their mean (a correction that differs is a 0): who
 is alone against most is overruled, and two who contradict each other say nothing. Of what is then held to be good the
@@ -14,13 +16,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 from registry.canonical import digest
 from registry.records import ANONYMOUS, Feedback, Message, SnapshotItem
+from registry.standing import slots, without
 
 _RATED, _PAIRED, _CORRECTED = 1, 2, 3
+_Voice = tuple[str, str, str]  # one rater, as far as can be known: key, name, and the request where there is no name
 _Claim = tuple[Literal["good", "bad"], int, str]  # which side, how strong a kind, the answer
 
 
@@ -72,17 +78,38 @@ def item_digest(messages: Sequence[Message] | None, prompt: str | None) -> str:
 
 def by_prompt(feedbacks: Iterable[Feedback]) -> dict[str, list[Feedback]]:
     """The prompts by their names, each with its raters' latest feedback, oldest first."""
-    prompts: dict[str, dict[tuple[str, str, str], Feedback]] = defaultdict(dict)
-    for feedback in sorted(feedbacks, key=lambda feedback: (feedback.at, feedback.id)):
+    prompts: dict[str, dict[_Voice, list[Feedback]]] = defaultdict(lambda: defaultdict(list))
+    for feedback in sorted(feedbacks, key=_when):
         judges = (feedback.rating, feedback.correction, feedback.preferred, feedback.rejected) != (None,) * 4
         if judges and (feedback.messages or feedback.prompt):
             said, voice = prompts[item_digest(feedback.messages, feedback.prompt)], _voice(feedback)
-            said.pop(voice, None)  # the latest stays, in its own place
-            said[voice] = feedback
-    return {name: list(said.values()) for name, said in prompts.items()}
+            said[voice] = [*_beside(feedback, said[voice]), feedback]
+    return {name: sorted(chain.from_iterable(said.values()), key=_when) for name, said in prompts.items()}
 
 
-def _voice(feedback: Feedback) -> tuple[str, str, str]:
+def _beside(latest: Feedback, earlier: Sequence[Feedback]) -> list[Feedback]:
+    """What stands of a rater's ``earlier`` words on a prompt beside the ``latest``."""
+    answers = {one.answer.strip() for one in (latest, *earlier) if one.answer is not None}
+    if len(answers) > 1:
+        return []
+    replaced = slots(latest).keys()
+    left = (without(one, replaced | {"correction"} if _takes_back(latest, one) else replaced) for one in earlier)
+    return [one for one in left if one is not None]
+
+
+def _takes_back(latest: Feedback, earlier: Feedback) -> bool:
+    """Whether a rating denies what the rater corrected before: up what was wrong then, or down what was right."""
+    rating, right, answer = latest.rating, earlier.correction, latest.answer or earlier.answer
+    if rating is None or rating == 0.5 or right is None or answer is None:
+        return False
+    return (rating > 0.5) != (right.strip() == answer.strip())
+
+
+def _when(feedback: Feedback) -> tuple[datetime, str]:
+    return feedback.at, feedback.id
+
+
+def _voice(feedback: Feedback) -> _Voice:
     nameless = feedback.rater == ANONYMOUS
     return feedback.by, feedback.rater, (feedback.request_id or feedback.id) if nameless else ""
 
@@ -116,15 +143,15 @@ def drafted(name: str, said: Sequence[Feedback]) -> Drafted | None:
 
 def _approval(said: Sequence[Feedback]) -> dict[str, float]:
     """answer -> the mean of what its raters gave it; one who corrects it gave it 0."""
-    given: dict[str, list[float]] = defaultdict(list)
+    given: dict[str, dict[_Voice, float]] = defaultdict(dict)
     for one in said:
         if one.answer is None:
             continue
         if one.correction is not None:
-            given[one.answer.strip()].append(float(one.correction.strip() == one.answer.strip()))
+            given[one.answer.strip()][_voice(one)] = float(one.correction.strip() == one.answer.strip())
         elif one.rating is not None:
-            given[one.answer.strip()].append(one.rating)
-    return {answer: sum(ratings) / len(ratings) for answer, ratings in given.items()}
+            given[one.answer.strip()].setdefault(_voice(one), one.rating)  # who corrects has said more
+    return {answer: sum(ratings.values()) / len(ratings) for answer, ratings in given.items()}
 
 
 def _claims(said: Feedback, approval: Mapping[str, float]) -> Iterator[_Claim]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,7 @@ from registry.near_duplicates import near_pairs
 from registry.records import ANONYMOUS, Feedback, Snapshot, SnapshotItem
 from registry.snapshot_filter import FEWEST, SnapshotFilter
 from registry.snapshot_items import Drafted, by_prompt, drafted, item_digest, most_of_one, two_sided
+from registry.vetoes import heard
 
 __all__ = ["check_disjoint", "content", "freeze", "item_digest", "read"]
 
@@ -142,11 +143,13 @@ class _Pool:
 
     @classmethod
     def of(cls, taken: Sequence[Feedback], chosen: SnapshotFilter, seed: int, limits: Limits) -> _Pool:
-        said = by_prompt(taken)
+        said = heard(by_prompt(taken), chosen.max_rater_share)
         found = {name: draft for name, ones in said.items() if (draft := drafted(name, ones)) is not None}
-        # Of several that say nearly the same, and what these join up, that one stays which most raters decided, then the
-        # first: no later repetition takes its place.
-        drafts = sorted(found.values(), key=lambda d: (-len(d.raters), d.deciding[0].at, d.item.digest))
+        # Of several that say nearly the same, and what these join up, that one stays which most raters decided, then one of
+        # who decides fewest, so that nobody puts their own in the place of everybody's, then the first: no later repetition
+        # takes its place.
+        busy = Counter(rater for draft in found.values() for rater in draft.raters)
+        drafts = sorted(found.values(), key=lambda d: (-len(d.raters), _busy(d, busy), d.deciding[0].at, d.item.digest))
         near = near_pairs([draft.item for draft in drafts], chosen.near_duplicate_at)
         names = [draft.item.digest for draft in drafts]
         once = [names[group[0]] for group in components(len(drafts), near)]
@@ -232,6 +235,10 @@ class _Pool:
             "over_balance": len(capped) - len(balanced),
             "over_limits": len(balanced) - len(halves),
         }
+
+
+def _busy(draft: Drafted, decided: Mapping[str, int]) -> int:
+    return min((decided[rater] for rater in draft.raters), default=0)
 
 
 def _balanced(drafts: list[Drafted], chosen: SnapshotFilter) -> list[Drafted]:

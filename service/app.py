@@ -91,7 +91,7 @@ class Service:
         )
         rules, redaction = RecordingRules(registry_settings, registry.policies), Redaction(registry_settings.redact)
         recorder = Recorder(registry.interactions, rules, redaction)
-        intake = Intake(registry, rules, redaction)
+        intake = Intake(registry, rules, redaction, recorder.waits_beside)
         spool = Spool(
             settings.home / f"feedback-{settings.port}.jsonl",
             lambda items: _take_spooled(registry, intake, items),
@@ -101,7 +101,7 @@ class Service:
             registry.api_keys, settings.home / f"keys-{settings.port}.json", every=min(settings.poll_seconds, 0.5)
         )
         posts = Posts(lambda some: feedback.keep_posts(some, intake, spool, lambda: bool(replica.problems)))
-        bell, tally = Bell(registry_settings), Tally(registry.figures)
+        bell, tally = Bell(registry_settings), Tally(registry.figures, rollout=replica.rollout)
         self.parts = Parts(settings, registry, replica, keyring, bell, recorder, intake, posts, spool, tally)
         self.tracer = Tracer.from_environment("shoal-service", settings.replica_id)
         spans = Spans(self.tracer) if self.tracer else None

@@ -31,7 +31,8 @@ class Exchange:
 
     ``version`` is the label that the client saw, such as ``support-bot@7``; ``model`` what it asked for. ``prompt`` is
     a list of messages for a chat, what ``prompt`` was for a completion. ``aborted``: the client left, or the engine
-    broke off, before the end; ``error`` says which error the engine gave. Times in seconds, ``started`` since 1970.
+    broke off, before the end; ``error`` says which error the engine gave. Times in seconds, ``started`` since 1970: when
+    the request came. The others count from there, so they hold the wait for the version (``seconds_to_admission``), too.
     ``chunks``: events of a stream; ``shadow``: asked on the side, no user was given it.
     """
 
@@ -47,6 +48,7 @@ class Exchange:
     error: str | None = None
     started: float = 0.0
     seconds: float = 0.0
+    seconds_to_admission: float = 0.0
     seconds_to_first: float | None = None
     prompt_tokens: int | None = None
     answer_tokens: int | None = None

@@ -19,12 +19,13 @@ from itertools import product
 from typing import Literal, get_args
 
 from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from registry.errors import RegistryDown, ShoalError
 from registry.loop_figures import CAUSES, DECISIONS, ENDINGS, MOVES, LoopFigures, LoopReader
 from registry.records import GOING, Rollout, WorkerKind
 from service.api.parts import Parts
+from service.series import Labels, Times
 
 log = logging.getLogger("shoal.service")
 
@@ -40,13 +41,18 @@ STALE_SECONDS = 60.0  # a look that takes longer than that is not worth waiting 
 class Family:
     """A metric's name, as it is asked for, what it says, and its labels."""
 
-    kind: Literal["gauge", "counter"]
+    kind: Literal["gauge", "counter", "histogram"]
     name: str
     help: str
     labels: tuple[str, ...] = ()
 
 
 _REPLICA = (
+    Family("counter", "shoal_requests_total", "Answers by the version that gave them.", ("version", "outcome")),
+    Family("histogram", "shoal_request_seconds", "From request to the end of its answer.", ("version",)),
+    Family("histogram", "shoal_time_to_first_token_seconds", "From request to the first streamed event.", ("version",)),
+    Family("counter", "shoal_output_tokens_total", "Tokens of answers by the version that gave them.", ("version",)),
+    Family("counter", "shoal_shadow_requests_total", "Questions to a trial on the side.", ("version", "outcome")),
     Family("gauge", "shoal_build_info", "Always 1; which release answers.", ("release",)),
     Family("gauge", "shoal_replica_ready", "1 while this replica takes requests."),
     Family("gauge", "shoal_registry_up", "1 while this replica reaches Redis; 0: it answers from what it last knew."),
@@ -125,7 +131,7 @@ class Exposition:
         """All families, each with its help; those of one that says nothing now have no samples."""
         loop = None if self._parts.replica.registry_down else await self._look()
         spooled = await asyncio.to_thread(self._spooled)
-        replica = [*self._replica(), *spooled]
+        replica = [*_counted(self._parts.tally.labels), *self._replica(), *spooled]
         sheet = _Sheet(
             [*replica, *(_loop(loop) if loop else ())], _REPLICA if loop is None else tuple(FAMILIES.values())
         )
@@ -184,7 +190,20 @@ class Exposition:
         ]
 
 
-_Sample = tuple[str, tuple[str, ...], float]
+_Sample = tuple[str, tuple[str, ...], float | Times]
+
+
+def _counted(labels: Labels) -> Iterator[_Sample]:
+    for version_name, series in labels.all().items():
+        for outcome, count in series.requests.items():
+            yield "shoal_requests_total", (version_name, outcome), count
+        for outcome, count in series.shadow.items():
+            yield "shoal_shadow_requests_total", (version_name, outcome), count
+        if series.requests:  # and not a trial in the shadow alone, which answered nobody
+            yield "shoal_request_seconds", (version_name,), series.seconds
+            yield "shoal_output_tokens_total", (version_name,), series.tokens
+        if series.first_seconds.buckets[-1][1]:
+            yield "shoal_time_to_first_token_seconds", (version_name,), series.first_seconds
 
 
 def _loop(loop: LoopFigures) -> Iterator[_Sample]:
@@ -232,16 +251,19 @@ def _adapter(name: str, loop: LoopFigures) -> Iterator[_Sample]:
     yield "shoal_feedback_unused_items", (name,), loop.unused.get(name, 0)
 
 
+_MADE = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}
+
+
 class _Sheet:
     """Samples, sorted into their families."""
 
     def __init__(self, samples: Iterable[_Sample], families: tuple[Family, ...]) -> None:
         self._families: dict[str, Metric] = {}
         for family in families:
-            made = GaugeMetricFamily if family.kind == "gauge" else CounterMetricFamily
-            self._families[family.name] = made(family.name, family.help, labels=family.labels)
+            self._families[family.name] = _MADE[family.kind](family.name, family.help, labels=family.labels)
         for name, labels, value in samples:
-            self._families[name].add_metric(labels, value)  # type: ignore[attr-defined]  # both kinds have it
+            told = (value.buckets, value.total) if isinstance(value, Times) else (value,)
+            self._families[name].add_metric(labels, *told)  # type: ignore[attr-defined]  # all kinds have it
 
     def families(self) -> Iterable[Metric]:
         return self._families.values()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from registry.errors import BadInput, InteractionUnknown, ShoalError
+from registry.errors import BadInput, InteractionAmbiguous, InteractionUnknown, ShoalError
 from registry.feedback import Kept, join
 from registry.records import Feedback, Interaction
 from registry.registry import Registry
@@ -16,6 +16,7 @@ from service.recording_rules import RecordingRules
 from service.redaction import Redaction
 
 Fields = dict[str, Any]
+JUDGED = ("adapter", "version", "messages", "prompt", "answer", "sampling")
 
 
 def rated_by_correction(said: Feedback) -> Feedback:
@@ -26,18 +27,33 @@ def rated_by_correction(said: Feedback) -> Feedback:
     return said.model_copy(update={"rating": float(said.correction.strip() == said.answer.strip())})
 
 
-class Intake:
-    """Takes the fields of feedback (``service/feedback_body.py``). Blocks on Redis: for threads, and safe for them."""
+def judges(said: Feedback, interaction: Interaction) -> bool:
+    """Whether what stands inline is the recorded answer, and the way it was made."""
+    return all(getattr(said, name) == getattr(interaction, name) for name in JUDGED)
 
-    def __init__(self, registry: Registry, rules: RecordingRules, redaction: Redaction) -> None:
+
+class Intake:
+    """Takes the fields of feedback (``service/feedback_body.py``). Blocks on Redis: for threads, and safe for them.
+
+    ``unsettled``: whether another answer under the id of a recorded one is still to be written (``Recorder.waits_beside``).
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        rules: RecordingRules,
+        redaction: Redaction,
+        unsettled: Callable[[Interaction], bool],
+    ) -> None:
         self._registry = registry
         self._rules = rules
         self._redaction = redaction
+        self._unsettled = unsettled
 
     def take(self, items: Sequence[Fields], who: Caller | None = None) -> list[Kept]:
         """Keep all of it, for adapters that ``who`` may rate. On an error nothing was kept: AdapterUnknown,
-        InteractionUnknown, Forbidden, BadInput, FeedbackConflict, RedactionFailed; on RegistryDown it is not known. Of several
-        adapters: see ``FeedbackLog.add_many``."""
+        InteractionUnknown, InteractionAmbiguous, Forbidden, BadInput, FeedbackConflict, RedactionFailed; on RegistryDown it is
+        not known. Of several adapters: see ``FeedbackLog.add_many``."""
         records: list[Feedback] = []
         for found in self._records(items, [who] * len(items)):
             if isinstance(found, ShoalError):
@@ -89,10 +105,22 @@ class Intake:
         try:
             if (request_id := item.get("request_id")) is None:
                 return Feedback(**self._passed(item, item["adapter"]))
+            inline = "adapter" in item and ("prompt" in item or "messages" in item)  # it stands here, too
             if (interaction := recorded.get(request_id)) is None:
-                if "adapter" in item and ("prompt" in item or "messages" in item):  # it stands here, too
+                if inline:
                     return Feedback(**self._passed(item, item["adapter"]))
                 raise InteractionUnknown(request_id)
+            if self._unsettled(interaction):
+                raise InteractionUnknown(request_id)  # the answer that is meant may be the one to come
+            if interaction.ambiguous:
+                if not inline or ("rating" in item and "answer" not in item):
+                    raise InteractionAmbiguous(request_id)
+                told = self._passed(item, item["adapter"])
+                said = Feedback(**told)
+                if judges(said, interaction):
+                    return join(told, interaction)
+                # Without the id: by it a rating of one of the answers would replace that of another.
+                return said.model_copy(update={"request_id": None})
             if item.get("adapter", interaction.adapter) != interaction.adapter:
                 raise BadInput(
                     f"Request '{request_id}' was answered by '{interaction.adapter}', not '{item['adapter']}'.",

@@ -170,8 +170,9 @@ async def _answered(
 ) -> Response:
     body = await _body(request)
     model, session = body["model"], _session(body, request)
+    arrived, clock = time.time(), time.monotonic()
 
-    def record(version: str, started: float, clock: float) -> _Record:
+    def record(version: str) -> _Record:
         exchange = Exchange(
             request_id=request_id,
             model=model,
@@ -179,21 +180,21 @@ async def _answered(
             session=session,
             prompt=prompt_of(body),
             sampling=sampling_of(body),
-            started=started,
+            started=arrived,
+            seconds_to_admission=time.monotonic() - clock,
         )
         return _Record(exchange, tell, clock)
 
-    arrived = time.time(), time.monotonic()
     try:
         admission = await gateway.admit(request, model, session)
     except NotAdmitted as error:
         logs.bind(version=error.version)
-        record(error.version, *arrived).failed(error.message)
+        record(error.version).failed(error.message)
         return error_response(error, {**_ids(request_id), VERSION_HEADER: error.version})
     route, lease = admission.route, admission.lease
     logs.bind(version=route.label)
     headers = {**_ids(request_id), **route.headers, VERSION_HEADER: route.label}
-    told = record(route.label, time.time(), time.monotonic())
+    told = record(route.label)
     streaming = False
     try:
         answer = await _until_client_leaves(request, ask(body, route.name, request_id))

@@ -13,7 +13,8 @@ EVERY_SECONDS = 2.0
 
 
 class RecordingRules:
-    """Safe for threads. ``refresh`` asks the registry at most every two seconds; the rest answers from memory."""
+    """Safe for threads. ``refresh`` asks the registry at most every two seconds; the rest answers from memory. While the registry
+    cannot be read, the policies stand as they were last read, and where they never were, the settings."""
 
     def __init__(self, settings: RegistrySettings, policies: Callable[[], Mapping[str, Policy]]) -> None:
         self._base = Recording(
@@ -23,14 +24,34 @@ class RecordingRules:
         )
         self._read = policies
         self._looked = float("-inf")
+        self._failing = False
         self._held: dict[str, Recording] | None = None
 
     def refresh(self) -> None:
         """Read the policies, if it is time. ``RegistryDown``."""
-        if time.monotonic() - self._looked < EVERY_SECONDS:
+        if self._fresh:
             return
-        self._held = {name: self._base.under(policy.recording) for name, policy in self._read().items()}
-        self._looked = time.monotonic()
+        try:
+            self._held = {name: self._base.under(policy.recording) for name, policy in self._read().items()}
+        except Exception:
+            self._failing = True
+            raise
+        self._failing, self._looked = False, time.monotonic()
+
+    @property
+    def failing(self) -> bool:
+        """Whether they could not be read when they were last asked for."""
+        return self._failing
+
+    @property
+    def current(self) -> bool:
+        """Whether ``of`` says the most that can be known now: what was read a moment ago, or what stands while they cannot be
+        read. Else ``refresh`` goes first."""
+        return self._failing or self._fresh
+
+    @property
+    def _fresh(self) -> bool:
+        return time.monotonic() - self._looked < EVERY_SECONDS
 
     def of(self, adapter: str) -> Recording:
         """How the adapter's answers are recorded."""

@@ -93,6 +93,7 @@ class Shadow:
         started, clock = time.time(), time.monotonic()
         try:
             held = await self._replica.hold(ModelId(adapter, version=question.challenger), None)
+            admitted = time.monotonic() - clock
             with held.lease:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     answer = await ask(body or {}, name, request_id)
@@ -111,6 +112,7 @@ class Shadow:
             streamed=False,
             started=started,
             seconds=time.monotonic() - clock,
+            seconds_to_admission=admitted,
             seconds_to_first=None,
         )
         await self._score(question.exchange, told)
@@ -144,9 +146,7 @@ class Shadow:
         self._tally.add(name, shadow_dropped=1)
 
     def _count(self, name: str, outcome: str) -> None:
-        from service import metrics
-
-        metrics.SHADOW.labels(self._tally.label(name), outcome).inc()
+        self._tally.labels.of(name).shadow[outcome] += 1
 
 
 def body_of(exchange: Exchange) -> dict[str, Any] | None:

@@ -65,8 +65,9 @@ class RequestSpan:
         """The answer was sent, or broke off."""
         if self._status is not None and self._status >= 400:
             return  # told already
-        asked = round(exchange.started * 1e9)
-        ended = asked + round(exchange.seconds * 1e9)
+        came = round(exchange.started * 1e9)
+        asked = came + round(exchange.seconds_to_admission * 1e9)
+        ended = came + round(exchange.seconds * 1e9)
         attributes = _of(exchange.version) | {"gen_ai.request.model": exchange.model}
         self._child("admit", self._began, asked, attributes)
         error = "engine_error" if exchange.error is not None else "aborted" if exchange.aborted else None

@@ -6,58 +6,53 @@ import asyncio
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
 from registry.errors import RegistryDown, ShoalError
 from registry.figures import Figures, first_field
+from registry.records import Rollout
 from service.exchanges import Exchange
+from service.series import Labels
 
 log = logging.getLogger("shoal.replica")
 
-MOST_LABELS = 256
-"""Versions that get a Prometheus label of their own in one process; later ones share ``other``."""
-OTHER = "other"
 SHORTEST = 1e-6  # seconds: a logarithm needs some
 
 
 class Tally:
-    """Counts on the event loop; ``run`` carries the sums to the registry. While Redis is away they wait."""
+    """Counts on the event loop; ``run`` carries the sums to the registry. While Redis is away they wait.
 
-    def __init__(self, figures: Figures, *, every: float = 2.0) -> None:
+    ``rollout`` says which versions have a label for Prometheus whatever happens (``Labels``)."""
+
+    def __init__(
+        self, figures: Figures, *, rollout: Callable[[str], Rollout | None] = lambda _: None, every: float = 2.0
+    ) -> None:
         self._figures = figures
         self._every = every
         self._sums: dict[tuple[str, int], dict[str, float]] = {}
-        self._labels: set[str] = set()
-
-    def label(self, version: str) -> str:
-        """The label value for a version: its name, while there are not too many."""
-        if version in self._labels:
-            return version
-        if len(self._labels) >= MOST_LABELS:
-            return OTHER
-        self._labels.add(version)
-        return version
+        self.labels = Labels(rollout)
 
     def answered(self, exchange: Exchange) -> None:
         """Count one exchange with a user."""
-        from service import metrics
-
         outcome = "error" if exchange.error is not None else "aborted" if exchange.aborted else "ok"
-        label, tokens = self.label(exchange.version), tokens_of(exchange)
-        metrics.REQUESTS.labels(label, outcome).inc()
-        metrics.SECONDS.labels(label).observe(exchange.seconds)
-        metrics.TOKENS.labels(label).inc(tokens)
+        series, tokens = self.labels.of(exchange.version), tokens_of(exchange)
+        series.requests[outcome] += 1
+        series.seconds.add(exchange.seconds)
+        series.tokens += tokens
         counted: dict[str, float] = {"requests": 1}
         if outcome == "error":
             counted["errors"] = 1
         elif outcome == "aborted":
             counted["aborted"] = 1
         elif tokens:
-            counted |= {"tokens": tokens, "seconds": exchange.seconds}
-        if outcome == "ok":
+            counted |= {"tokens": tokens, "seconds": exchange.seconds - exchange.seconds_to_admission}
+        if outcome != "error":
+            # Who left would have waited longer still. Before he reads a word his patience knows of no version, so what is
+            # slower has the longer waits all the same; left out, what is too slow for anybody would look like its quick answers.
             waited = math.log(max(exchange.seconds_to_first or exchange.seconds, SHORTEST))
             counted |= {"waits": 1, "wait_logs": waited, "wait_log_squares": waited**2}
         if exchange.seconds_to_first is not None:
-            metrics.FIRST_SECONDS.labels(label).observe(exchange.seconds_to_first)
+            series.first_seconds.add(exchange.seconds_to_first)
             counted[first_field(exchange.seconds_to_first)] = 1
         self.add(exchange.version, **counted)
 
@@ -77,7 +72,8 @@ class Tally:
             await self.flush()
 
     async def flush(self) -> None:
-        """Carry on what was counted up to now."""
+        """Carry on what was counted up to now, and end the series that there is no room for."""
+        self.labels.tidy()
         taken, self._sums = self._sums, {}
         try:
             await asyncio.to_thread(self._figures.add_many, taken)

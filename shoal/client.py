@@ -395,7 +395,11 @@ class Client:
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         with self._answering():
-            answer = self._http.request(method, path, **request)
+            try:
+                asked = self._http.build_request(method, path, **request)
+            except (TypeError, ValueError) as error:  # NaN, a datetime, half a surrogate pair
+                raise LocalProblem(f"What was to be sent is not JSON: {error}. Nothing was sent.") from error
+            answer = self._http.send(asked)
             if not answer.is_success:
                 raise self._error(answer)
             return self._object(answer.text)

@@ -6,7 +6,7 @@
     |-- ApiError              the service answered with an error; keeps its status, code and details
     |-- Unreachable           nothing answered, or it stopped answering
     |-- NotShoal              something answered that is not Shoal's API
-    |-- LocalProblem          a file or folder on this machine is not what it has to be
+    |-- LocalProblem          a file, folder or value on this side is not what it has to be
     `-- UpError               `shoal up` cannot start, or gave up; the message says what to do
 """
 

@@ -34,6 +34,8 @@ THUMBS = {
     **dict.fromkeys(("up", "yes", "good", "positive", "like", "true", "thumbs-up", "thumbs_up"), "up"),
     **dict.fromkeys(("down", "no", "bad", "negative", "dislike", "false", "thumbs-down", "thumbs_down"), "down"),
 }
+TRUTHS = {**THUMBS, **dict.fromkeys(("1", "1.0"), "up"), **dict.fromkeys(("0", "0.0"), "down")}
+"""How a truth value may be spelled, as text in small letters."""
 _OURS = {"superseded_by", "schema_number", "by"}  # what an export says beside what the rater said
 _ODD = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -49,8 +51,12 @@ def bodies(line: Any, adapter: str, *, stars: bool = False) -> list[Body]:
         raise NotFeedback("it is not a JSON object")
     if line.get("adapter", adapter) != adapter:
         raise NotFeedback(f"it is feedback on '{line['adapter']}', not on '{adapter}'")
-    told = _argilla(line) if "fields" in line else [_langfuse(line, stars) if _trace(line) else _own(line, stars)]
-    return [{"id": _id_of(body), **body} for body in ({"adapter": adapter, **one} for one in told)]
+    try:
+        told = _argilla(line) if "fields" in line else [_langfuse(line, stars) if _trace(line) else _own(line, stars)]
+        return [{"id": _id_of(body), **body} for body in ({"adapter": adapter, **one} for one in told)]
+    except (AttributeError, TypeError, KeyError) as error:  # a part of it is of another kind than it has to be
+        form = "a record of Argilla" if "fields" in line else "a score of Langfuse" if _trace(line) else "feedback"
+        raise NotFeedback(f"it does not look like {form}") from error
 
 
 def score_name(line: Any) -> str | None:
@@ -68,6 +74,8 @@ def _own(line: Line, stars: bool = False) -> Body:
                 body.setdefault(name, body.pop(other))
     if isinstance(body.get("prompt"), list):
         body["messages"] = body.pop("prompt")
+    if body.get("prompt") == "":
+        del body["prompt"]  # no caller may send one; by request id the recorded one, which may be empty, counts
     if "stars" in body or "thumbs" in body:
         body.pop("rating", None)  # an export has both: the rating follows
     return body
@@ -91,7 +99,7 @@ def _langfuse(line: Line, stars: bool) -> Body:
     if kind == "CORRECTION":
         body["correction"] = text
     elif kind == "BOOLEAN" or isinstance(value, bool):
-        body["thumbs"] = "up" if value else "down"
+        body["thumbs"] = _truth(said if value in (None, "") else value)
     elif isinstance(value, (int, float)) and kind != "CATEGORICAL":
         body |= {"stars": value} if stars else _share(value)
     elif isinstance(text, str):
@@ -112,9 +120,8 @@ def _langfuse(line: Line, stars: bool) -> Body:
 
 def _argilla(line: Line) -> list[Body]:
     """A record: what each person responded; where nobody did, what was suggested."""
-    fields, metadata = line["fields"], line.get("metadata") or {}
-    if not isinstance(fields, dict):
-        raise NotFeedback("its 'fields' are no object")
+    fields = _object(line["fields"], "its 'fields' are")
+    metadata = _object(line.get("metadata") or {}, "its 'metadata' are")
     shown = _own({name: value for name, value in fields.items() if name in _SHOWN})
     if "messages" not in shown and isinstance(chat := fields.get("chat"), list):
         shown["messages"] = chat
@@ -147,14 +154,15 @@ def _responses(given: Any) -> dict[str, dict[str, Any]]:
                     found.setdefault(str(answer.get("user_id") or "anonymous"), {})[question] = answer.get("value")
     for one in given if isinstance(given, list) else []:
         if isinstance(one, dict) and one.get("status", "submitted") == "submitted":
-            values = {name: _value(value) for name, value in (one.get("values") or {}).items()}
-            found[str(one.get("user_id") or "anonymous")] = values
+            values = _object(one.get("values") or {}, "the 'values' of a response are")
+            found[str(one.get("user_id") or "anonymous")] = {name: _value(value) for name, value in values.items()}
     return found
 
 
 def _suggestions(given: Any) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    pairs = given.items() if isinstance(given, dict) else ((one.get("question_name"), one) for one in given or ())
+    listed = given if isinstance(given, dict) else [_object(one, "a suggestion is") for one in given or ()]
+    pairs = listed.items() if isinstance(listed, dict) else ((one.get("question_name"), one) for one in listed)
     for question, one in pairs:
         if isinstance(one, dict) and question:
             found.setdefault(str(one.get("agent") or "suggestion"), {})[str(question)] = one.get("value")
@@ -189,6 +197,9 @@ def _worded(body: Body, question: str, value: str, fields: Line) -> Body:
 
 
 def _ranked(value: list[Line], fields: Line) -> Body:
+    ranks = [one.get("rank") or 0 for one in value]
+    if not all(isinstance(rank, (int, float)) for rank in ranks):
+        raise NotFeedback("the ranks of its ranking are no numbers")
     order = sorted(value, key=lambda one: one.get("rank") or 0)
     best, worst = str(order[0].get("value")), str(order[-1].get("value"))
     if best not in fields or worst not in fields or order[0].get("rank") == order[-1].get("rank"):
@@ -213,6 +224,14 @@ def _share(value: float) -> Body:
     return {"rating": value}
 
 
+def _truth(value: Any) -> str:
+    """Thumbs for a truth value in any spelling; what is none is refused, since every text is true to Python."""
+    thumbs = TRUTHS.get(str(value).strip().lower())
+    if thumbs is None:
+        raise NotFeedback(f"its value {value!r:.80} is no truth value: true or false, 1 or 0, yes or no")
+    return thumbs
+
+
 def _category(text: str, labels: list[str]) -> Body:
     if (thumbs := THUMBS.get(text.lower())) is not None:
         return {"thumbs": thumbs}
@@ -232,6 +251,12 @@ def _text(value: Any) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
+
+
+def _object(value: Any, what: str) -> Line:
+    if not isinstance(value, dict):
+        raise NotFeedback(f"{what} no object")
+    return value
 
 
 def _value(answer: Any) -> Any:

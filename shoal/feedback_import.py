@@ -17,6 +17,8 @@ from shoal.feedback_formats import NotFeedback, bodies, score_name
 
 BATCH = 500
 PATIENCE_SECONDS = 60.0  # how long a service that is away is waited for
+_FOR_ITS_CONTENT = {413, 422}
+"""Too large for the service, or for this key; or no JSON to it, such as a line that is nested too deeply."""
 _Numbered = tuple[int, dict[str, Any]]
 
 
@@ -52,13 +54,7 @@ def import_feedback(
     done = Imported()
     waiting = _read(lines, adapter, score, stars, done)
     while batch := list(itertools.islice(waiting, BATCH)):
-        answer = _sent(client, [body for _, body in batch], patience)
-        done.accepted += answer.get("accepted", 0)
-        done.repeated += answer.get("repeated", 0)
-        done.spooled += answer.get("spooled", 0)
-        for (number, _), told in zip(batch, answer["items"], strict=True):
-            if "error" in told:
-                done.refused.append((number, str(told["error"]["message"])))
+        _keep(client, batch, patience, done)
         tell(done)
     done.refused.sort()
     return done
@@ -87,6 +83,29 @@ def _read(lines: Iterable[str], adapter: str, score: str | None, stars: bool, do
             done.refused.append((number, str(error)))
         except (ValueError, RecursionError) as error:
             done.refused.append((number, f"it is not JSON ({error})"))
+
+
+def _keep(client: Client, batch: list[_Numbered], patience: float, done: Imported) -> None:
+    """Send a batch, and note what became of it. One that is refused as a whole for what is in it goes in halves, down to the
+    line that is to blame."""
+    try:
+        answer = _sent(client, [body for _, body in batch], patience)
+    except ApiError as error:
+        if error.status not in _FOR_ITS_CONTENT:
+            raise
+        middle = len(batch) // 2
+        if not middle:
+            done.refused.append((batch[0][0], error.message))
+            return
+        for half in (batch[:middle], batch[middle:]):
+            _keep(client, half, patience, done)
+        return
+    done.accepted += answer.get("accepted", 0)
+    done.repeated += answer.get("repeated", 0)
+    done.spooled += answer.get("spooled", 0)
+    for (number, _), told in zip(batch, answer["items"], strict=True):
+        if "error" in told:
+            done.refused.append((number, str(told["error"]["message"])))
 
 
 def _sent(client: Client, batch: list[dict[str, Any]], patience: float) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from registry.gate_policy import GatePolicy
 from swarm_worker.no_loss import chance_of_harmless
 from swarm_worker.sign_flip import chance_of_gain
+from swarm_worker.skew import chance_of_mean
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -140,7 +141,7 @@ def decide(
     interval = paired_bootstrap(before, after, seed, draws, gate.level)
     n, alpha = len(before), allowed(gate, look)
     difference: list[float] = np.subtract(after, before, dtype=float).tolist()
-    p = chance_of_gain(difference)
+    p = _by_chance(difference)
     if gate.tolerance:
         # What is shown to be better is shown to be no worse, also where the items are too few for the cautious test of that.
         p = min(p, chance_of_harmless(difference, gate.tolerance))
@@ -207,6 +208,14 @@ def power(effect: float, spread: float, n: int, level: float = LEVEL, alpha: flo
     normal = NormalDist()
     tail = min((1 - level) / 2, 1.0 if alpha is None else alpha)
     return normal.cdf(effect * n**0.5 / spread - normal.inv_cdf(1 - tail))
+
+
+def _by_chance(difference: Sequence[float]) -> float:
+    """The chance of such a gain if the two are equal: by signs, which is exact where all that differ differ by as much, as right
+    and wrong do; else no less than what a lopsided sample says."""
+    p = chance_of_gain(difference)
+    sizes = {abs(one) for one in difference} - {0.0}
+    return p if len(sizes) < 2 else max(p, chance_of_mean(difference))
 
 
 def _excluded(gate: GatePolicy) -> str:

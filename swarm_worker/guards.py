@@ -5,18 +5,17 @@ the lower end of the interval of the paired difference lies above ``-tolerance``
 alone would let one in two pass whose true loss is the tolerance itself. What is undecided is kept out; a policy whose suite has
 too few items for its tolerance is refused before any run. Every guard must pass, so several need no correction (an
 intersection-union test: Berger (1982), Technometrics 24:295). Many looks are not corrected for: of the finalists that lose more
-than the tolerance at most one in twenty passes, however many come, and fewer the more they lose.
+than the tolerance about one in twenty passes, however many come, and fewer the more they lose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 from registry.guard_policy import Guard
-from registry.non_inferiority import interval
+from registry.non_inferiority import chance_above, interval
 from registry.suites import PHRASES, Suite
 from swarm_worker.forms import has_form
 from swarm_worker.refusals import is_refusal
@@ -32,7 +31,7 @@ class GuardDecision:
     """What one guard says, with the numbers that it says it by. Scores and differences are shares.
 
     ``low``, ``high``: each end of the interval by itself holds with confidence ``level``. ``p_better``, ``p_within``: the chance
-    that the finalist is better, that it is within the tolerance (by the normal distribution of the same interval). ``worse``:
+    that the finalist is better, that it is within the tolerance (the level whose interval ends there). ``worse``:
     how many items got worse; ``items``: which, at most ``TOLD``, with their scores before and after.
     """
 
@@ -105,9 +104,8 @@ def failed(decisions: Sequence[GuardDecision]) -> str | None:
 
 def _decide(guard: Guard, before: Sequence[float], after: Sequence[float], names: Sequence[str]) -> GuardDecision:
     change = [b - a for a, b in zip(before, after, strict=True)]
-    n, total = len(change), sum(change)
-    low, high, error = interval(n, total, sum(one * one for one in change), guard.level)
-    normal, centre = NormalDist(), (low + high) / 2
+    n, total, squares = len(change), sum(change), sum(one * one for one in change)
+    low, high = interval(n, total, squares, guard.level)
     lost = sorted((one, place) for place, one in enumerate(change) if one < 0)
     passed = low > -guard.tolerance
     told = (
@@ -131,8 +129,8 @@ def _decide(guard: Guard, before: Sequence[float], after: Sequence[float], names
         high=high,
         level=guard.level,
         tolerance=guard.tolerance,
-        p_better=normal.cdf(centre / error),
-        p_within=normal.cdf((centre + guard.tolerance) / error),
+        p_better=chance_above(0.0, n, total, squares),
+        p_within=chance_above(-guard.tolerance, n, total, squares),
         worse=len(lost),
         items=tuple({"item": names[place], "before": before[place], "after": after[place]} for _, place in lost[:TOLD]),
     )

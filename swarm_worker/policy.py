@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from registry.adaptation import begin
-from registry.errors import RegistryDown, ShoalError
+from registry.errors import Conflict, RegistryDown, ShoalError
 from registry.policy import Policy
 from registry.quiet_hours import day_began, is_quiet, zone
 from registry.records import Adapter, Run, RunSpec, now
 from registry.registry import Registry
 from swarm_worker.live_ratings import fallen
+from swarm_worker.run_trial import recheck_goes_on
 from swarm_worker.settings import WorkerSettings
 
 log = logging.getLogger("shoal.policy")
@@ -43,8 +44,9 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What a caller of ``start_due_runs`` keeps from tick to tick, so that what was asked is not asked again at once; losing it
-    costs time alone. ``refused``: adapters that were due and could not begin (too little usable feedback, too few experts), with
-    the feedback, the rollout's revision and the versions that they had: once one is another they are asked again.
+    costs time alone. ``refused``: adapters that were due and could not begin (too little usable feedback, too few experts, a
+    version on trial), with the feedback, the rollout's revision and the versions that they had: once one is another they are
+    asked again.
     ``tested``: where the champion's ratings were read, the feedback, the revision and the latest run."""
 
     refused: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -73,6 +75,9 @@ def start_due_runs(registry: Registry, settings: WorkerSettings, memory: Memory 
             log.info("no run of %s: %s", adapter.name, error.message)
             if error.status != 503:  # an outage passes
                 memory.refused[adapter.name] = state
+        except Exception:  # one adapter's trouble, whatever it is, holds no other's runs up
+            log.exception("no run of %s", adapter.name)
+            memory.refused[adapter.name] = state
         else:
             started += [run] if run else []
     return started
@@ -124,6 +129,8 @@ def _start_if_due(
             memory.tested[adapter.name] = state
     if reason is None:
         return None
+    if (tried := adapter.rollout.challenger) is not None and recheck_goes_on(registry, adapter.name) != tried:
+        raise Conflict(f"{adapter.name}@{tried} is on trial, and what a run finds could not be")
     spec = RunSpec(adapter=adapter.name, seed=feedback, reason=reason)
     return begin(registry, spec, by=SCHEDULE, after=latest.id if latest else "")
 

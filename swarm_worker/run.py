@@ -318,7 +318,7 @@ class RunDriver:
     def _follow_trial(self, run: Run) -> None:
         """The trial moves by itself (``swarm_worker/canary.py``); the run tells of it, and ends with it."""
         if over := ended(self.registry, run):
-            self._end(run.model_copy(update={"promoted": over.promoted}), "done", over.told)
+            self._end(run.model_copy(update={"promoted": over.promoted, "lost_trial": over.lost}), "done", over.told)
             return
         told = f"on trial with {share_now(self.registry, run):.0%} of the traffic"
         if (run.status, run.outcome) != ("canary", told):

@@ -13,10 +13,11 @@ from swarm_worker.trial import PASSED_OVER, trial_of
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a trial ended, in words, and whether the run's version is champion by it."""
+    """How a trial ended, in words, and whether the run's version is champion by it. ``lost``: by its verdict it is not."""
 
     promoted: bool
     told: str
+    lost: bool = False
 
 
 def begin_trial(registry: Registry, run: Run, canary: CanaryPolicy, *, expected_revision: int) -> None:
@@ -73,7 +74,7 @@ def ended(registry: Registry, run: Run) -> Ended | None:
         if event.kind == "promoted":
             return Ended(True, f"Promoted {name}: {event.reason}.")
         kept = "kept back" if event.details.get("withdrawn") else "not promoted"
-        return Ended(False, f"Registered {name}, {kept}: {event.reason}.")
+        return Ended(False, f"Registered {name}, {kept}: {event.reason}.", lost=True)
     if not registry.policy(run.spec.adapter)[0].canary.automatic:
         return Ended(False, f"Registered {name}; its trial is left to a person, as the adapter's policy says now.")
     return None

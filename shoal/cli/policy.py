@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from registry.canonical import canonical
 from shoal.cli import output
 from shoal.cli.options import ApiKey, Json, Name, OperationId, Reason, Revision, Url, connect, moving
 from shoal.errors import LocalProblem
@@ -61,21 +62,42 @@ def _read(file: Path) -> dict[str, Any]:
         raise LocalProblem(f"{file} cannot be read: {error}") from error
     try:
         policy = json_of.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         policy = _yaml(file, text)
     if not isinstance(policy, dict):
         raise LocalProblem(f"{file} holds no policy: write one field a line, such as 'adapt_every: 6h'.")
+    try:
+        _need_json(file, policy)
+    except RecursionError as error:  # YAML's anchors may lead back to where they stand
+        raise LocalProblem(f"{file} is nested too deeply.") from error
     return policy
+
+
+def _need_json(file: Path, value: Any, field: str = "") -> None:
+    """``LocalProblem`` that names the first field whose name or value JSON cannot hold."""
+    if isinstance(value, dict):
+        for name, held in value.items():
+            if not isinstance(name, str):
+                raise LocalProblem(f"{file}: {field or 'the policy'} has a field {name!r:.80}, whose name is no text.")
+            _need_json(file, held, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for place, held in enumerate(value):
+            _need_json(file, held, f"{field}.{place}")
+    else:
+        try:
+            canonical(value)
+        except (TypeError, ValueError) as error:
+            raise LocalProblem(f"{file}: '{field}' is {value!r:.80}, which JSON cannot hold.") from error
 
 
 def _yaml(file: Path, text: str) -> Any:
     try:
-        import yaml
+        from shoal import plain_yaml
     except ImportError as error:  # the bare client has no YAML reader
         raise LocalProblem(f"{file} is not JSON, and YAML needs PyYAML: pip install pyyaml.") from error
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return plain_yaml.load(text)
+    except ValueError as error:
         raise LocalProblem(f"{file} is neither YAML nor JSON: {error}") from error
 
 

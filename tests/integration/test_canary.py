@@ -17,6 +17,8 @@ from registry.records import Event, Feedback, Interaction, Replica, Run, RunSpec
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from registry.store import Reached
+from service.exchanges import Exchange
+from service.tally import Tally
 from swarm_worker.canary import BY, newest_first, tend, tend_trials
 from swarm_worker.gate import spending
 from swarm_worker.run import RunDriver
@@ -124,7 +126,7 @@ def test_a_worse_version_is_kept_back(bots: Registry) -> None:
     assert (rollout.champion, rollout.challenger, rollout.withdrawn) == (1, None, (2,))
     driver.look_after()
     ended = bots.runs.get(run.id)
-    assert (ended.status, ended.promoted) == ("done", False)
+    assert (ended.status, ended.promoted, ended.lost_trial) == ("done", False, True)
     assert "kept back: it is rated lower: 0.100 of 40 ratings, the champion 0.700 of 600" in ended.outcome
     _, again = a_run(bots)
     assert (again.status, again.promoted) == ("done", False)
@@ -172,6 +174,29 @@ def test_a_version_that_fails_or_is_slow_is_kept_back(bots: Registry, field: str
     assert ("fails more often" in last(bots).reason) == (field == "errors")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_version_that_users_give_up_on_is_kept_back(bots: Registry, streamed: bool) -> None:
+    """It gives one of ten its answer at once, the others leave before they have read a word: no error, no rating, no answer
+    that took long. By a replica's own counting, and a policy's defaults."""
+    bots.set_policy(BOT, Policy(canary=CanaryPolicy(automatic=True, dwell=0)), by="test")
+    a_run(bots)
+    tally = Tally(bots.figures)
+
+    def answered(version: int, **more: Any) -> None:
+        tally.answered(
+            Exchange(request_id="r", model=BOT, version=f"{BOT}@{version}", session=None, prompt="q", **more)
+        )
+
+    quick: dict[str, Any] = {"seconds": 1.0, "streamed": streamed}
+    for number in range(400):
+        answered(1, **quick)
+        answered(2, **quick if number % 10 == 0 else quick | {"aborted": True, "seconds": 30.0})
+    await tally.flush()
+    (said,) = tend_trials(bots)
+    assert "its users wait" in said
+    assert bots.rollout(BOT).withdrawn == (2,)
+
+
 def test_the_dwell_is_kept(registry: Registry, tmp_path: Path) -> None:
     """However good it looks, a share is held as long as the policy says; and a trial is over when its time is."""
     set_up(registry, tmp_path, CANARY.model_copy(update={"dwell": 3600.0}))
@@ -216,7 +241,7 @@ def test_a_person_who_moves_the_rollout_ends_the_run(bots: Registry) -> None:
     assert tend_trials(bots) == []
     driver.look_after()
     ended = bots.runs.get(run.id)
-    assert (ended.status, ended.promoted) == ("done", False)
+    assert (ended.status, ended.promoted, ended.lost_trial) == ("done", False, False)
     assert "went to a person: ann ended the trial of bot@2: a complaint" in ended.outcome
 
 
@@ -253,10 +278,12 @@ def test_a_trial_beside_another_is_refused(bots: Registry, tmp_path: Path) -> No
     write_adapter(tmp_path / "third", seed=3)
     bots.register(BOT, tmp_path / "third", by="test")
     bots.start_canary(BOT, 3, 0.1, by="ann")
-    _, run = a_run(bots)
-    assert (run.status, run.promoted) == ("done", False)
-    assert "bot@3 is on trial" in run.outcome
-    assert bots.rollout(BOT).challenger == 3
+    for trials in (True, False):  # what is not tried is promoted, and would end hers as well
+        bots.set_policy(BOT, Policy(canary=CanaryPolicy(automatic=trials)), by="test")
+        _, run = a_run(bots)
+        assert (run.status, run.promoted, run.lost_trial) == ("done", False, False)
+        assert "bot@3 is on trial" in run.outcome
+        assert (bots.rollout(BOT).champion, bots.rollout(BOT).challenger) == (1, 3)
 
 
 def test_a_cancelled_run_ends_its_trial(bots: Registry) -> None:

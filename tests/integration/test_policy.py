@@ -6,13 +6,14 @@ import multiprocessing
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry.adaptation import begin
 from registry.errors import Conflict, RunGoing
 from registry.policy import Policy
-from registry.records import Feedback, Run, RunOptions, RunSpec, now
+from registry.records import Adapter, Feedback, Run, RunOptions, RunSpec, now
 from registry.registry import Registry
 from registry.settings import RegistrySettings
 from swarm_worker import live_ratings
@@ -167,6 +168,43 @@ def test_two_schedulers_at_once_start_one_run_for_one_reason(
         for beat in beats:
             beat.join(30)
             beat.kill()
+
+
+def test_none_begins_beside_a_persons_trial(registry: Registry, tmp_path: Path) -> None:
+    """What it finds could go nowhere; once the trial is over it begins, without more feedback."""
+    an_adapter(registry, tmp_path)
+    registry.set_policy(BOT, Policy(adapt_after=10), by="test")
+    give(registry, 100)
+    registry.start_canary(BOT, 2, 0.1, by="ann")
+    memory = Memory()
+    assert [start_due_runs(registry, WorkerSettings(), memory) for _ in range(2)] == [[], []]
+    registry.end_canary(BOT, by="ann")
+    assert len(start_due_runs(registry, WorkerSettings(), memory)) == 1
+
+
+def test_one_adapters_trouble_holds_no_other_up(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong with one, those after it by name begin; and it is not tried at every tick."""
+    an_adapter(registry, tmp_path)
+    registry.register("abe", tmp_path / "expert-0", by="test")
+    registry.promote("abe", 1, by="test")
+    for name in ("abe", BOT):
+        registry.set_policy(name, Policy(adapt_after=10), by="test")
+    give(registry, 100)
+    real, tried = schedule._start_if_due, []
+
+    def failing(registry: Registry, settings: WorkerSettings, adapter: Adapter, *rest: Any, **how: Any) -> Run | None:
+        tried.append(adapter.name)
+        if adapter.name == "abe":
+            raise OverflowError("date value out of range")
+        return real(registry, settings, adapter, *rest, **how)
+
+    monkeypatch.setattr(schedule, "_start_if_due", failing)
+    memory = Memory()
+    assert [run.spec.adapter for run in start_due_runs(registry, WorkerSettings(), memory)] == [BOT]
+    assert start_due_runs(registry, WorkerSettings(), memory) == []
+    assert tried == ["abe", BOT, BOT]
 
 
 def test_what_cannot_begin_is_not_tried_at_every_tick(

@@ -141,11 +141,11 @@ def test_what_redis_refuses_is_counted_and_the_next_is_recorded(
     taking, add = recorder(registry, batch=1), registry.interactions.add_many
     broken = threading.Event()
 
-    def add_many(interactions: Any, seconds: Any = None) -> None:
+    def add_many(interactions: Any, seconds: Any = None) -> list[Interaction]:
         if not broken.is_set():
             broken.set()
             raise ValueError("not to be written")
-        add(interactions, seconds)
+        return add(interactions, seconds)
 
     monkeypatch.setattr(registry.interactions, "add_many", add_many)
     record(taking, answered("r1"), answered("r2"))

@@ -192,6 +192,55 @@ def test_a_policy_is_set_from_a_file(fake: FakeShoal, shoal: Shoal, tmp_path: Pa
     assert shoal("policy", "set", "bot", "--file", str(file))[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("recording: {mode: off}", {"recording": {"mode": "off"}}),
+        ("promote: false\nlabels: [on, Yes, n]", {"promote": False, "labels": ["on", "Yes", "n"]}),
+        (
+            "run: {snapshot: {since: 2026-01-01T00:00:00Z, until: 2026-02-01}}",
+            {"run": {"snapshot": {"since": "2026-01-01T00:00:00Z", "until": "2026-02-01"}}},
+        ),
+        ("adapt_every: 1:30\ncanary: {share: 0.5}", {"adapt_every": "1:30", "canary": {"share": 0.5}}),
+        ("adapt_min_new: 40\nquiet_hours: ~", {"adapt_min_new": 40, "quiet_hours": None}),
+    ],
+)
+def test_a_policy_in_yaml_means_what_it_says(
+    fake: FakeShoal, shoal: Shoal, tmp_path: Path, text: str, policy: dict[str, Any]
+) -> None:
+    """off is a word, a moment is text, 1:30 is no ninety; true, numbers and null are what JSON has."""
+    fake.answers["PUT /api/adapters/bot/policy"] = {"policy": {}, "revision": 5}
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    assert shoal("policy", "set", "bot", "--file", str(file))[0] == 0
+    assert asked_of(fake, 0) == {"policy": policy}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("canary: {share: .nan}", "'canary.share' is nan, which JSON cannot hold"),
+        ('{"canary": {"share": Infinity}}', "'canary.share' is inf, which JSON cannot hold"),
+        ("guards: [{tolerance: !!timestamp 2026-01-01}]", "'guards.0.tolerance' is datetime.date(2026, 1, 1), which"),
+        ('time_zone: "\\ud800"', r"'time_zone' is '\ud800', which JSON cannot hold"),
+        ("canary: {12: x}", "canary has a field 12, whose name is no text"),
+        ("run: &run {run: *run}", "nested too deeply"),
+        ("[" * 5000, "nested too deeply"),
+        ("promote: !!bool maybe", "neither YAML nor JSON"),
+        ("promote: !!int maybe", "neither YAML nor JSON"),
+    ],
+)
+def test_a_policy_that_is_no_json_is_a_line_that_names_the_field(
+    fake: FakeShoal, shoal: Shoal, tmp_path: Path, text: str, told: str
+) -> None:
+    """Nothing is sent, and no Python error is shown."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    code, _, err = shoal("policy", "set", "bot", "--file", str(file))
+    assert (code, fake.asked) == (1, [])
+    assert told in err
+
+
 def test_every_duration_of_a_policy_is_shown_with_its_unit() -> None:
     """The command line, which knows no records of policies, names exactly those fields that are seconds."""
 

@@ -244,6 +244,14 @@ CALLS: dict[str, Callable[[Client, Path], Any]] = {
 }
 
 
+@pytest.mark.parametrize("rating", [float("nan"), object(), "\ud800"])
+def test_what_json_cannot_hold_is_not_sent(fake: FakeShoal, client: Client, rating: object) -> None:
+    """It is this side's problem, in Shoal's words."""
+    with pytest.raises(LocalProblem, match="is not JSON"):
+        client.send_feedback({"prompt": "q", "answer": "a", "rating": rating})
+    assert fake.asked == []
+
+
 @pytest.mark.parametrize("bad", BAD_ANSWERS)
 @pytest.mark.parametrize("call", CALLS)
 def test_no_foreign_error_leaks_from_a_bad_answer(

@@ -34,6 +34,13 @@ def test_our_own_export_comes_back() -> None:
     }
 
 
+def test_an_empty_text_of_an_export_comes_back_but_for_an_empty_prompt() -> None:
+    """No answer, and none as the right one, are said; a prompt that was recorded empty comes from the record, by request id."""
+    line = {"id": "f1", "request_id": "t1", "prompt": "", "answer": "", "correction": "", "rating": 0.0}
+    told = body(line)
+    assert (told["answer"], told["correction"], "prompt" in told) == ("", "", False)
+
+
 def test_common_names_are_taken_for_ours() -> None:
     """The words of preference data sets and logs; ours go before them."""
     pair = body({"input": [{"role": "user", "content": "q"}], "chosen": "x", "rejected": "y", "tags": ["t"]})
@@ -53,6 +60,11 @@ def test_common_names_are_taken_for_ours() -> None:
         ({}, {"rating": 0.75, "labels": ["helpful"], "comment": "ok", "request_id": "t1", "id": "s1"}),
         ({"dataType": "BOOLEAN", "value": 1}, {"thumbs": "up"}),
         ({"dataType": "BOOLEAN", "value": 0}, {"thumbs": "down"}),
+        ({"dataType": "BOOLEAN", "value": "false"}, {"thumbs": "down"}),
+        ({"dataType": "BOOLEAN", "value": "1"}, {"thumbs": "up"}),
+        ({"dataType": "BOOLEAN", "value": 0.0, "stringValue": "False"}, {"thumbs": "down"}),
+        ({"dataType": "BOOLEAN", "value": None, "stringValue": "True"}, {"thumbs": "up"}),
+        ({"value": False, "dataType": ""}, {"thumbs": "down"}),
         ({"dataType": "CATEGORICAL", "value": "thumbs-down"}, {"thumbs": "down"}),
         ({"dataType": "CATEGORICAL", "value": 0, "stringValue": "tone"}, {"labels": ["helpful=tone"]}),
         ({"dataType": "CORRECTION", "value": None, "stringValue": "4"}, {"correction": "4"}),
@@ -134,6 +146,9 @@ def test_argilla_preferences_become_pairs() -> None:
         "text",
         {"adapter": "other", "prompt": "q"},
         {"traceId": "t1", "value": {"x": 1}},
+        SCORE | {"dataType": "BOOLEAN", "value": "perhaps"},
+        SCORE | {"dataType": "BOOLEAN", "value": 0.5},
+        SCORE | {"dataType": "BOOLEAN", "value": None},
         {"fields": "text", "responses": {}},
         {"fields": FIELDS},
         {"fields": FIELDS, "responses": {"q": [{"value": {"x": 1}, "user_id": "ann"}]}},
@@ -144,6 +159,25 @@ def test_what_is_no_feedback_says_why(line: Any) -> None:
     """No object, another adapter's, a value or an answer that says nothing known."""
     with pytest.raises(NotFeedback, match=r"\w"):
         bodies(line, "bot")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"responses": [{"values": ["x"], "status": "submitted"}]}, "the 'values' of a response are no object"),
+        ({"metadata": ["x"], "responses": {"q": [{"value": 4}]}}, "its 'metadata' are no object"),
+        ({"suggestions": ["x", 5]}, "a suggestion is no object"),
+        ({"suggestions": 5}, "it does not look like a record of Argilla"),
+        (
+            {"responses": {"q": [{"value": [{"value": "prompt", "rank": 1}, {"value": "response", "rank": "2"}]}]}},
+            "the ranks of its ranking are no numbers",
+        ),
+    ],
+)
+def test_a_record_of_another_build_says_where(more: dict[str, Any], told: str) -> None:
+    """A list where an object has to be, ranks that cannot be compared: no Python error leaves the reader."""
+    with pytest.raises(NotFeedback, match=told):
+        bodies({"fields": FIELDS, **more}, "bot")
 
 
 def test_the_same_words_have_the_same_id() -> None:

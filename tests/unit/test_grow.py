@@ -78,6 +78,14 @@ def test_stuck_is_when_the_last_runs_found_nothing(statuses: list[str], grows: b
     assert found is None or "the last 2 runs against version 1 found nothing" in found.reason
 
 
+def test_what_lost_its_trial_is_nothing_better() -> None:
+    """Where users decide nearly every find passes the gate: only what they keep, or a person may, says that the hull has more."""
+    lost = run("done").model_copy(update={"lost_trial": True})
+    assert growth(STUCK, [lost, lost], champion=1) is not None
+    assert growth(STUCK, [lost, run("stopped")], champion=1) is not None
+    assert growth(STUCK, [lost, run("done")], champion=1) is None
+
+
 def test_runs_against_another_champion_do_not_count() -> None:
     """A champion that somebody moved to has a hull that nobody searched yet."""
     assert growth(STUCK, [run("stopped", 2), run("stopped", 2)], champion=1) is None

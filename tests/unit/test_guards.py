@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from registry.errors import BadInput
 from registry.guard_policy import Guard, GuardPolicy, resolved
-from registry.non_inferiority import interval, items_for, least_tolerance
+from registry.non_inferiority import chance_above, interval, items_for, least_tolerance
 from registry.suites import PHRASES, Form, Suite
 from swarm_worker.forms import has_form
 from swarm_worker.guards import TOLD, decide_guards, failed, score_guards, score_suite
@@ -84,6 +85,37 @@ def test_a_finalist_that_loses_the_tolerance_rarely_passes_and_one_that_loses_no
 
     assert share(0.05) < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
     assert share(0.0) > 0.8
+
+
+@pytest.mark.parametrize(("items", "spare"), [(50, 1.02), (100, 1.02), (100, 3.0), (300, 1.1)])
+def test_a_finalist_that_loses_the_tolerance_and_wins_nothing_rarely_passes(items: int, spare: float) -> None:
+    """The champion had all but everything right, so nothing can be won: about 5%, by exact sums, also at the least tolerance
+    and where next to nothing was lost on the suite."""
+    tolerance = spare * least_tolerance(items, 0.95)
+    lose = [math.comb(items, n) * tolerance**n * (1 - tolerance) ** (items - n) for n in range(items + 1)]
+    passes = [interval(items, -n, n, 0.95)[0] > -tolerance for n in range(items + 1)]
+    assert passes[0]
+    assert sum(chance for chance, passed in zip(lose, passes, strict=True) if passed) < 0.06
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 2000), st.floats(0, 1), st.floats(0, 1), st.floats(0.001, 0.999), st.sampled_from([0.8, 0.95, 0.99])
+)
+def test_how_sure_a_guard_is_and_what_it_decides_agree(
+    items: int, lost: float, won: float, tolerance: float, level: float
+) -> None:
+    """It passes where the chance that it is within the tolerance is above the level, and only there."""
+    losses = round(lost * items)
+    wins = round(won * (items - losses))
+    low, _ = interval(items, wins - losses, wins + losses, level)
+    sure = chance_above(-tolerance, items, wins - losses, wins + losses)
+    assert abs(sure - level) < 1e-6 or (low > -tolerance) == (sure > level)
+
+
+def test_how_many_items_a_tiny_tolerance_takes_is_told_at_once() -> None:
+    """It is worked out, not counted up to."""
+    assert items_for(1e-12, 0.95) > 10**12
 
 
 @settings(deadline=None)

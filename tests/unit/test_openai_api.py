@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,24 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
+from registry.tracing import Span
 from service.engine import EngineError, EngineSettings, EngineUnavailable
 from service.engines.stub import StubEngine
 from service.exchanges import Exchange
 from service.leases import Leases
 from service.openai_api import Admission, NotAdmitted, Route, openai_router
 from service.openai_path import OpenAIPath
+from service.spans import RequestSpan, Spans
 from tests.contract.tiny_adapter import make_adapter
 
 MESSAGES = [{"role": "user", "content": "how are you today"}]
+
+
+class Keeps:
+    """A tracer that keeps what it is told."""
+
+    def __init__(self, spans: list[Span]) -> None:
+        self.tell = spans.append
 
 
 class OneAdapterGateway:
@@ -31,9 +41,12 @@ class OneAdapterGateway:
         self.leases = Leases()
         self.told: list[Exchange] = []
         self.sessions: list[str | None] = []
+        self.loading = 0.0  # seconds until a version is there
+        self.spans: Spans | None = None  # None: nobody collects traces
 
     async def admit(self, request: Request, model: str, session: str | None) -> Admission:
         self.sessions.append(session)
+        await asyncio.sleep(self.loading)
         if model == "base":
             return Admission(Route(None, "base"), None)
         if model == "broken":
@@ -48,8 +61,8 @@ class OneAdapterGateway:
     async def model(self, request: Request, name: str) -> dict[str, Any] | None:
         return next((known for known in await self.models(request) if known["id"] == name), None)
 
-    def span(self, request: Request, request_id: str) -> None:
-        """Nobody collects traces."""
+    def span(self, request: Request, request_id: str) -> RequestSpan | None:
+        return self.spans.begin(request, request_id) if self.spans else None
 
     def on_answer(self, exchange: Exchange) -> None:
         self.told.append(exchange)
@@ -123,6 +136,31 @@ async def test_the_gateway_is_told_what_was_said(
     assert told.sampling == {"temperature": 0.5}
     assert (told.streamed, told.aborted, told.error) == (stream, False, None)
     assert told.seconds > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_wait_for_the_version_is_part_of_every_time(
+    client: httpx.AsyncClient, gateway: OneAdapterGateway, stream: bool
+) -> None:
+    """From request to end, and to the first token; the span says how much of it was the wait."""
+    told_spans: list[Span] = []
+    gateway.loading, gateway.spans = 0.2, Spans(Keeps(told_spans))  # type: ignore[arg-type]  # as much as a span asks
+    gateway.engine.seconds_per_token = 0.02
+    before = time.time()
+    assert (await client.post("/v1/chat/completions", json=chat(stream=stream))).status_code == 200
+    await asyncio.sleep(0)
+    (told,) = gateway.told
+    assert before <= told.started < before + 0.2
+    assert 0.2 <= told.seconds_to_admission < told.seconds
+    if stream:
+        assert told.seconds_to_first is not None
+        assert told.seconds_to_admission < told.seconds_to_first < told.seconds
+    spans = {span.name: span for span in told_spans}
+    admit, answer, whole = spans["admit"], spans["answer bot@7"], spans["POST /v1/chat/completions"]
+    assert admit.ended == answer.began
+    assert admit.ended - admit.began >= 0.2e9
+    assert answer.ended == whole.ended
+    assert 0 < answer.ended - answer.began < whole.ended - whole.began - 0.19e9
 
 
 async def test_a_session_is_the_header_or_else_the_user(client: httpx.AsyncClient, gateway: OneAdapterGateway) -> None:
@@ -252,7 +290,10 @@ async def test_a_client_that_leaves_stops_the_engine_and_frees_its_version(
     await serving
     await asyncio.sleep(0)
     assert (gateway.engine.running, gateway.leases.held("bot@7")) == (0, 0)
-    assert gateway.told[0].aborted
+    (told,) = gateway.told
+    assert (told.aborted, told.error) == (True, None)
+    assert told.seconds >= 0.03
+    assert (told.seconds_to_first is not None) == stream
 
 
 async def test_models_are_listed_and_found_by_name(client: httpx.AsyncClient) -> None:

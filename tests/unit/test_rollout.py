@@ -80,6 +80,17 @@ def test_a_withdrawn_version_returns_by_hand_only() -> None:
     assert rules.promote(after, 2, at=AT).withdrawn == ()
 
 
+@pytest.mark.parametrize("shadow", [False, True])
+def test_nothing_ends_a_persons_trial_by_itself(shadow: bool) -> None:
+    """A promotion that nobody asked for is refused beside another version's trial or shadow, and says which; that of the version
+    on trial is its end, and a person may do either."""
+    on_trial = rules.start_canary(moved(1), 3, 0.2, at=AT, shadow=shadow)
+    with pytest.raises(Conflict, match="bot@3 is on trial"):
+        rules.promote(on_trial, 2, at=AT, by_itself=True)
+    assert rules.promote(on_trial, 3, at=AT, by_itself=True).champion == 3
+    assert rules.promote(on_trial, 2, at=AT).champion == 2
+
+
 @pytest.mark.parametrize(("version", "share"), [(2, 0.1), (1, 1.1), (1, -0.1)])
 def test_a_trial_needs_another_version_and_a_share(version: int, share: float) -> None:
     """The champion cannot be its own challenger, and a share lies between 0 and 1."""

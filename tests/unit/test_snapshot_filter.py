@@ -27,6 +27,7 @@ def test_last_becomes_a_fixed_time_when_it_is_frozen() -> None:
     [
         {"since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"},
         {"since": "2026-01-02T00:00:00"},
+        {"last": "800000d"},
         {"max_rater_share": 0},
         {"max_rater_share": 1.1},
         {"max_per_rater": 0},

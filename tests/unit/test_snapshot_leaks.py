@@ -149,6 +149,31 @@ def test_no_rater_has_more_than_their_share_of_either_half(seed: int, raters: in
         assert snapshot.rater_cap is not None
 
 
+@pytest.mark.parametrize("how", ["contradicts", "repeats, with an earlier time"])
+def test_nobody_empties_a_snapshot_by_having_a_word_on_everything(how: str) -> None:
+    """One rater who contradicts every prompt, or asks nearly the same of each before it was asked, displaces nobody; two such
+    of equal weight, who might as well be right, silence what they dispute, as any two do."""
+    words = [f"{a}{b}" for a, b in itertools.product("bcdfg", "aeiou")]
+    rng = random.Random(5)
+    honest = [
+        said(n, " ".join(rng.choices(words, k=9)), rater=f"rater-{n % 20}", rating=float(n % 2)) for n in range(200)
+    ]
+
+    def against(number: int, one: Feedback) -> Feedback:
+        told: dict[str, object] = {"rater": "loud", "rating": 1 - float(one.rating or 0), "at": AT - timedelta(days=9)}
+        if how == "contradicts":
+            return said(1000 + number, one.prompt or "").model_copy(update=told)
+        return said(1000 + number, f"{one.prompt}!").model_copy(update=told)
+
+    loud = [against(number, one) for number, one in enumerate(honest)]
+    snapshot = frozen([*honest, *loud])
+    assert snapshot.search == frozen(honest).search
+    assert "loud" not in heard((*snapshot.search, *snapshot.confirm), [*honest, *loud])
+    if how == "contradicts":
+        lone = [one.model_copy(update={"rater": "other"}) for one in honest]
+        assert frozen([*lone, *loud]).search == ()
+
+
 def test_without_the_cap_the_flood_is_nearly_all() -> None:
     """What the cap is for: with a share of 1 a rater who sends most decides most."""
     feedback = crowd(random.Random(1), 20, 5)

@@ -93,6 +93,49 @@ def test_a_rater_may_change_their_mind() -> None:
     assert only(*nameless, said("q", answer="a", rating=0.0, minute=9)).good == "a"
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "good", "bad"),
+    [
+        ({"correction": "b"}, {"rating": 0.0}, "b", "a"),
+        ({"rating": 0.0}, {"correction": "b"}, "b", "a"),
+        ({"rating": 1.0}, {"correction": "b"}, "b", "a"),
+        ({"correction": "b", "rating": 0.0}, {"rating": 0.25, "stars": 2}, "b", "a"),
+        ({"preferred": "b", "rejected": "a"}, {"rating": 0.0}, "b", "a"),
+        ({"correction": "b"}, {"correction": "c"}, "c", "a"),
+        ({"correction": "b"}, {"rating": 1.0}, "a", None),
+        ({"correction": "a"}, {"rating": 0.0}, None, "a"),
+        ({"correction": "b"}, {"rating": 0.5}, "b", "a"),
+    ],
+)
+def test_a_rater_says_one_thing_after_the_other(
+    first: dict[str, Any], later: dict[str, Any], good: str | None, bad: str | None
+) -> None:
+    """A correction and a thumb of the same answer stand beside each other, whichever comes first; what denies takes back."""
+    told = [
+        said("q", id_=f"f{minute}", rater="ann", minute=minute, answer="a", request_id="r1", **fields)
+        for minute, fields in enumerate((first, later))
+    ]
+    for order in (told, told[::-1]):
+        assert (only(*order).good, only(*order).bad) == (good, bad)
+
+
+def test_who_corrects_and_rates_has_one_voice() -> None:
+    """Against one who finds the answer good, both together are one who does not."""
+    both = [
+        said("q", rater="ann", answer="a", correction="b"),
+        said("q", rater="ann", answer="a", rating=0.0, minute=1),
+    ]
+    pleased = [said("q", id_=f"up{n}", rater=f"up{n}", answer="a", rating=1.0) for n in range(2)]
+    assert only(*both, *pleased).good == "a"
+
+
+def test_of_another_answer_a_rater_speaks_anew() -> None:
+    """What they said of the one before is no longer asked."""
+    before = said("q", rater="ann", answer="a", correction="b")
+    item = only(before, said("q", rater="ann", answer="c", rating=1.0, minute=1))
+    assert (item.good, item.bad) == ("c", None)
+
+
 def test_one_item_a_prompt() -> None:
     """Feedback on one prompt is merged: a correction before a pair before a rating, and bad differs from good."""
     item = only(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.engine import EngineSettings, EngineUnavailable
 from service.engines.stub import StubEngine
 from service.exchanges import Choice, Exchange
 from service.shadow import WAITING, Shadow, agreement
-from service.tally import MOST_LABELS, OTHER, Tally
+from service.tally import Tally
 
 
 class Book:
@@ -63,13 +64,34 @@ async def test_what_is_counted_while_redis_is_away_is_carried_on_once_it_is_back
     assert 0.1 < told["seconds_to_first_p50"] <= 0.25
 
 
-def test_labels_are_bounded() -> None:
-    """Ten thousand versions do not make ten thousand time series."""
-    tally = Tally(Book())  # type: ignore[arg-type]  # a book in memory
-    labels = {tally.label(f"bot@{number}") for number in range(10_000)}
-    assert len(labels) == MOST_LABELS + 1
-    assert tally.label("bot@1") == "bot@1"
-    assert tally.label("bot@9999") == OTHER
+async def test_who_left_has_waited_as_long_as_he_stayed_before_the_first_token() -> None:
+    """Whole answers and streams, answered or left; an answer that the engine failed to give is an error and no wait."""
+    book = Book()
+    tally = Tally(book)  # type: ignore[arg-type]  # a book in memory
+    waits = {
+        2.0: exchange(seconds=2.0),
+        0.25: exchange(seconds=4.0, seconds_to_first=0.25, streamed=True),
+        30.0: exchange(seconds=30.0, aborted=True, choices=()),
+        20.0: exchange(seconds=20.0, aborted=True, choices=(), streamed=True),
+        0.5: exchange(seconds=25.0, aborted=True, seconds_to_first=0.5, streamed=True),
+    }
+    for each in waits.values():
+        tally.answered(each)
+    tally.answered(exchange(seconds=40.0, aborted=True, error="the engine broke off"))
+    await tally.flush()
+    sums = book.sums["bot", 1]
+    assert (sums["requests"], sums["waits"], sums["aborted"], sums["errors"]) == (6, 5, 3, 1)
+    assert math.isclose(sums["wait_logs"], sum(map(math.log, waits)))
+    assert math.isclose(sums["wait_log_squares"], sum(math.log(seconds) ** 2 for seconds in waits))
+
+
+async def test_the_wait_for_a_version_is_waited_and_is_no_part_of_how_fast_it_writes() -> None:
+    book = Book()
+    tally = Tally(book)  # type: ignore[arg-type]  # a book in memory
+    tally.answered(exchange(seconds=10.0, seconds_to_admission=8.0, answer_tokens=10))
+    await tally.flush()
+    assert math.isclose(book.sums["bot", 1]["wait_logs"], math.log(10.0))
+    assert book.read("bot")[1]["tokens_per_second"] == 5.0
 
 
 @given(st.lists(st.floats(0.0, 8.0), min_size=1, max_size=50))
