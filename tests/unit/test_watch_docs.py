@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
 from service import metrics
 from service.exposition import FAMILIES
+from tests.watch_files import queries
 
 PAGE = Path(__file__).parents[2] / "docs/operations.md"
 
@@ -31,6 +33,20 @@ def test_the_table_of_metrics_is_what_is_exported() -> None:
         for name, kind, labels, says in exported()
     ]
     assert sorted(table.splitlines()[2:]) == sorted(rows), "\n".join(rows)
+
+
+def test_no_panel_leaves_out_what_has_no_label_of_its_own() -> None:
+    """Every choice of versions among what is counted of them has the base and ``other``, too."""
+    counted = ("shoal_requests_total", "shoal_request_seconds", "shoal_time_to", "shoal_output", "shoal_shadow")
+    chosen = [
+        (panel, pattern)
+        for panel, expression, _ in queries()
+        for name, pattern in re.findall(r'(\w+)\{version=~"([^"]*)"', expression)
+        if name.startswith(counted)
+    ]
+    assert len(chosen) >= 11
+    for panel, pattern in chosen:
+        assert all(re.fullmatch(pattern, label) for label in ("bot@7", "base", "other")), f"{panel}: {pattern}"
 
 
 def test_names_and_units_are_as_prometheus_has_them() -> None:
