@@ -29,6 +29,7 @@ key (after the namespace)              type    holds
 ``{:wanted}:asked``                    string  how many wishes there were: the number of the last one
 ``{:workers}:until`` / ``:records``    zset /  worker id -> the second its record ends / a Worker as JSON
                                        hash
+``{:workers}:ticked``                   string  when the latest tick began, seconds
 ``{:artifacts}:arriving``              zset    digest -> the second it was announced, before its bytes were put
 ``{:artifacts}:condemned``             zset    digest -> the second until which garbage collection may delete it
 ``{:keys}:records`` / ``:revision`` /  hash /  API keys: id -> an ApiKey as JSON / one more for every change /
@@ -147,6 +148,10 @@ class Keys:
 
     def run(self, run_id: str, part: str = "record") -> str:
         return f"{self.namespace}:{{run:{run_id}}}:{part}"
+
+    @property
+    def ticked(self) -> str:
+        return f"{self.namespace}:{{:workers}}:ticked"
 
     def going(self, adapter: str) -> str:
         return self.of(adapter, "run")

@@ -29,7 +29,7 @@ CAUSES = ("operator", "run", "canary")
 """Who may have made them: a person, a run whose finalist passed the gate, a trial that was decided by itself."""
 ENDINGS = ("promoted", "done", "stopped", "failed", "cancelled")
 DECISIONS = ("passed", "failed")
-_SEARCHED = ("confirming", "promoting", "canary", "done", "stopped")  # the last generation is over as well
+_SEARCHED = ("confirming", "promoting", "canary", "done", "stopped")  # in records of before ``searched`` was kept
 
 
 @dataclass
@@ -46,6 +46,7 @@ class LoopFigures:
 
     ``going``: the runs that have not ended, with the second of their last move. ``feedback``: items kept; ``unused``: those
     that came after the adapter's last run was begun. ``unacknowledged``: messages that a worker has and has not done.
+    ``ticked_at``: when a control worker last began to look after everything.
     """
 
     replicas: int = 0
@@ -64,6 +65,7 @@ class LoopFigures:
     ratings: dict[str, Ratings] = field(default_factory=dict)  # by version: support-bot@7
     queues: dict[str, int] = field(default_factory=dict)
     unacknowledged: int = 0
+    ticked_at: float | None = None
 
 
 class LoopReader:
@@ -87,6 +89,7 @@ class LoopReader:
             replicas=len(registry.replicas.live()),
             workers=tuple(registry.workers.live()),
             behind=len(registry.guard.behind()),
+            ticked_at=registry.workers.ticked_at(),
             rollouts={name: adapter.rollout for name, adapter in adapters.items()},
             ended=Counter(self._endings),
             decisions=Counter(self._decisions),
@@ -213,7 +216,8 @@ def cause_of(event: Event) -> str:
 
 def _add_work(run: Run, generations: Counter[str], items: Counter[str], seconds: Counter[str]) -> None:
     adapter = run.spec.adapter
-    generations[adapter] += run.generation + (run.status in _SEARCHED)
+    over = run.searched or run.decision is not None or run.status in _SEARCHED  # the last generation, as well
+    generations[adapter] += run.generation + over
     items[adapter] += run.item_generations
     seconds[adapter] += run.search_seconds  # type: ignore[assignment]  # a Counter adds up floats as well
 

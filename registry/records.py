@@ -432,8 +432,8 @@ class Run(Record):
     """One adaptation, from trigger to delivered version. The optimiser's own state is kept beside it, as JSON.
 
     ``gate``, ``guards``: what its finalist must show and may not lose, as the adapter's policy said when the run began.
-    ``moving``: it is about to move the rollout, and is not cancelled any more. ``lost_trial``: users tried what it found, and the
-    champion stayed.
+    ``moving``: it is about to move the rollout, and is not cancelled any more. ``searched``: its search is over, the last
+    generation too. ``lost_trial``: users tried what it found, and the champion stayed.
     """
 
     id: str
@@ -465,6 +465,7 @@ class Run(Record):
     decision: dict[str, Any] | None = None
     version: int | None = None
     promoted: bool = False
+    searched: bool = False
     lost_trial: bool = False
     outcome: str = ""
     schema_number: int = SCHEMA

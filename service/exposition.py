@@ -90,6 +90,7 @@ _LOOP = (
     Family("gauge", "shoal_workers", "Workers that are alive.", ("kind",)),
     Family("gauge", "shoal_workers_busy", "Workers that are at a slice, or at a move of a run.", ("kind",)),
     Family("gauge", "shoal_workers_troubled", "Workers that cannot work; `shoal workers` says why.", ("kind",)),
+    Family("gauge", "shoal_tick_timestamp_seconds", "When trials and runs were last looked after."),
     Family("gauge", "shoal_queue_messages", "Messages that no worker has taken yet.", ("queue",)),
     Family("gauge", "shoal_queue_unacknowledged", "Messages that a worker has taken and not done."),
     Family("gauge", "shoal_runs", "Runs that are going, by how far they are.", ("adapter", "status")),
@@ -215,6 +216,8 @@ def _loop(loop: LoopFigures) -> Iterator[_Sample]:
         yield "shoal_workers", (kind,), len(workers)
         yield "shoal_workers_busy", (kind,), sum(worker.run is not None for worker in workers)
         yield "shoal_workers_troubled", (kind,), sum(bool(worker.trouble) for worker in workers)
+    if loop.ticked_at is not None:
+        yield "shoal_tick_timestamp_seconds", (), loop.ticked_at
     for queue, waiting in loop.queues.items():
         yield "shoal_queue_messages", (queue,), waiting
     yield "shoal_queue_unacknowledged", (), loop.unacknowledged

@@ -12,6 +12,9 @@ from registry.queues import TICK, celery_options
 from registry.settings import RegistrySettings
 from swarm_worker.settings import WorkerSettings
 
+SKEW_SECONDS = 600.0
+"""By how much the clocks of a beat and of a control worker may differ."""
+
 
 def build(registry: RegistrySettings, worker: WorkerSettings) -> Celery:
     """The application on the registry's Redis."""
@@ -25,9 +28,14 @@ def build(registry: RegistrySettings, worker: WorkerSettings) -> Celery:
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
-        # A tick that nobody took before the next one is of no use.
+        # Ticks that nobody took do not pile up for ever. How old one is, is told by two machines' clocks, so not to the second;
+        # of many that are taken at once one does something (``Workers.ticks``).
         beat_schedule={
-            "tick": {"task": TICK, "schedule": worker.tick_seconds, "options": {"expires": worker.tick_seconds}}
+            "tick": {
+                "task": TICK,
+                "schedule": worker.tick_seconds,
+                "options": {"expires": worker.tick_seconds + SKEW_SECONDS},
+            }
         },
         beat_max_loop_interval=worker.tick_seconds,
     )

@@ -162,7 +162,7 @@ class RunDriver:
             ):
                 self._open_search(moved, optimizer.ask())
         else:
-            confirming = run.model_copy(update={"status": "confirming", "outcome": reason})
+            confirming = run.model_copy(update={"status": "confirming", "searched": True, "outcome": reason})
             if moved := self.registry.runs.save(confirming, optimizer.to_json()):
                 self._open_confirm(moved)
 

@@ -1,5 +1,6 @@
 -- The slices of a step that are to be sent now: never sent, or sent so long ago that the message must be lost. They count as
--- sent from now on; each time one is sent again it may take twice as long, eight times at most. The clock is Redis's own.
+-- sent from now on; each time one is sent again it may take twice as long, eight times at most. None is lost that may still wait its
+-- turn: the queue is in order, and a slice that was sent before it is being scored. The clock is Redis's own.
 -- KEYS[1] {run} step messages   hash: slice -> JSON           KEYS[2] {run} step reports   hash: slice -> JSON
 -- KEYS[3] {run} step sent       hash: slice -> 'ms times'     KEYS[4] {run} step leases    hash: slice -> ms at which it ends
 -- ARGV[1] milliseconds after which a message is lost   ARGV[2] most slices that may be under way   ARGV[3] seconds to keep
@@ -16,13 +17,24 @@ for read, key in pairs({[sent] = KEYS[3], [leases] = KEYS[4]}) do
     read[flat[place]] = flat[place + 1]
   end
 end
+-- The first slice sent of those that are being scored: when, and its number.
+local first, first_number
+for slice, ends in pairs(leases) do
+  local at = tonumber(string.match(sent[slice] or '', '^%d+'))
+  if at and not reports[slice] and tonumber(ends) > now then
+    if not first or at < first or (at == first and tonumber(slice) < first_number) then
+      first, first_number = at, tonumber(slice)
+    end
+  end
+end
 local under_way, waiting = 0, {}
 for number = 0, redis.call('HLEN', KEYS[1]) - 1 do
   local slice = tostring(number)
   if not reports[slice] then
     local at, times = string.match(sent[slice] or '', '^(%d+) (%d+)$')
     local patience = ARGV[1] * math.min(8, 2 ^ ((tonumber(times) or 1) - 1))
-    if tonumber(leases[slice] or '0') > now or (at and now - at < patience) then
+    local behind = at and first and (first < tonumber(at) or (first == tonumber(at) and first_number < number))
+    if tonumber(leases[slice] or '0') > now or behind or (at and now - at < patience) then
       under_way = under_way + 1
     else
       waiting[#waiting + 1] = {slice, (tonumber(times) or 0) + 1}

@@ -83,6 +83,26 @@ def test_a_run_that_is_going_is_shown_as_it_is_and_its_work_counts_already(used:
     assert looked.ended == {(BOT, "cancelled"): 1}
 
 
+@pytest.mark.parametrize("ending", ["cancelled", "failed", "stopped", "done"])
+def test_the_count_of_generations_never_falls(used: Registry, ending: str) -> None:
+    """However a run ends, and wherever it was: Prometheus takes a fall for a restart and counts everything again."""
+    reader = LoopReader(used)
+    run = begin(used, RunSpec(adapter=BOT), by="test")
+    seen = [reader.read().generations[BOT]]
+    steps: list[dict[str, Any]] = [
+        {"status": "searching"},
+        {"generation": 1},
+        {"status": "confirming", "searched": True},
+        {"status": ending, "finished_at": now()},
+    ]
+    for step in steps:
+        saved = used.runs.save(run.model_copy(update=step))
+        assert saved is not None
+        run = saved
+        seen.append(reader.read().generations[BOT])
+    assert seen == [0, 0, 1, 2, 2]
+
+
 def test_a_look_reads_only_what_is_new(used: Registry) -> None:
     """What Redis sends back does not grow with the runs and events that there are."""
 

@@ -100,6 +100,25 @@ def test_a_lost_message_is_sent_again_ever_more_patiently(workshop: Workshop) ->
     assert [each["index"] for each in runs.due("run-x", "search-0", seconds=60, limit=3)] == [2]
 
 
+def test_a_message_that_waits_its_turn_is_not_lost(workshop: Workshop) -> None:
+    """While a slice that was sent before it is being scored it may still be in the queue, however long the one takes; once none
+    is, or whoever held that one is gone, it comes again. One that was sent later says nothing of it."""
+    runs = workshop.registry.runs
+    runs.open_step("run-x", "search-0", [{"index": index} for index in range(5)])
+
+    def due(limit: int = 4, seconds: float = 0.0) -> list[int]:
+        return [each["index"] for each in runs.due("run-x", "search-0", seconds=seconds, limit=limit)]
+
+    assert due() == [0, 1, 2, 3]
+    fence = runs.claim("run-x", "search-0", 0, lease_seconds=60)
+    assert fence is not None
+    assert due() == due() == []
+    assert runs.report("run-x", "search-0", 0, fence, {}) == 4
+    assert runs.claim("run-x", "search-0", 2, lease_seconds=60) is not None
+    assert due() == [1, 4]  # 1 was sent before 2, and 4 never yet; 3 waits behind 2
+    assert runs.claim("run-x", "search-0", 2, lease_seconds=0.001) is None  # it is held
+
+
 @pytest.mark.parametrize("moment", ["save", "open_step", "due", "reports", "search_state"])
 def test_a_control_worker_dies_at_any_step_of_a_move(
     workshop: Workshop, moment: str, monkeypatch: pytest.MonkeyPatch

@@ -206,3 +206,12 @@ def test_runs_take_turns(workshop: Workshop) -> None:
     runs.open_step(large.id, "search-1", [{"run": large.id, "index": index} for index in range(40)])
     workshop.driver.send_due(large.id, "search-1")
     assert len(workshop.queue) == 10
+
+
+def test_of_many_ticks_at_once_one_does_something(registry: Registry) -> None:
+    """By Redis's clock, whatever the clocks of beats and workers say; and when it was is there for whoever asks."""
+    assert registry.workers.ticked_at() is None
+    assert [registry.workers.ticks(60) for _ in range(3)] == [True, False, False]
+    assert registry.workers.ticks(1e-6)
+    seconds, micros = registry.redis.time()
+    assert 0 <= seconds + micros / 1e6 - (registry.workers.ticked_at() or 0) < 60
