@@ -142,8 +142,8 @@ def _scorer() -> SliceScorer | None:
 
 @app.task(name=TICK)
 def tick() -> None:
-    """Look after the trials and the runs that are going, and start those that are due. Nothing where another has just begun: after an
-    outage many come at once."""
+    """Look after the trials and the runs that are going, and start those that are due. Nothing where another has just begun:
+    after an outage many come at once."""
     if not driver().registry.workers.ticks(driver().settings.tick_seconds / 2):
         return
     with Watchdog(driver().settings.control_deadline).watching():

@@ -63,6 +63,8 @@ def _call(at: Any, exported: Mapping[str, frozenset[str]]) -> frozenset[str]:
         return below[1] - {"le"}
     if at.func.name == "absent":
         return frozenset({"job"})
+    if at.func.name == "label_replace":
+        return below[0] | {at.args[1].val}
     return next((each for each in below if each), frozenset())
 
 
